@@ -1,0 +1,114 @@
+// Package identity is who: SPIFFE IDs, credentials, what a trust domain trusts,
+// and who makes a request. It is data and pure functions, at the bottom of the
+// house; mtls verifies with it, enrol issues into it, every room reads it.
+//
+// It refuses to fetch, to store and to decide what anybody may do.
+package identity
+
+import (
+	"crypto"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/hex"
+	"errors"
+	"time"
+)
+
+// ErrNoCredential says that a Source has nothing to present now.
+var ErrNoCredential = errors.New("no credential")
+
+// A Credential is an X509-SVID with its private key. It is immutable.
+type Credential struct {
+	// ID is the leaf's one URI SAN.
+	ID ID
+	// Chain is the leaf and its intermediates, leaf first, without the root.
+	Chain []*x509.Certificate
+	// Key signs for the leaf.
+	Key crypto.Signer
+
+	cert tls.Certificate
+}
+
+// NewCredential checks that chain's leaf is a well-formed X509-SVID and that
+// key is the leaf's.
+func NewCredential(chain []*x509.Certificate, key crypto.Signer) (*Credential, error) {
+	if len(chain) == 0 || key == nil {
+		return nil, ErrNoCredential
+	}
+	id, err := LeafID(chain[0])
+	if err != nil {
+		return nil, err
+	}
+	pub, ok := key.Public().(interface{ Equal(crypto.PublicKey) bool })
+	if !ok || !pub.Equal(chain[0].PublicKey) {
+		return nil, errors.New("the private key is not the certificate's")
+	}
+	c := &Credential{ID: id, Chain: chain, Key: key}
+	c.cert = tls.Certificate{PrivateKey: key, Leaf: chain[0]}
+	for _, x := range chain {
+		c.cert.Certificate = append(c.cert.Certificate, x.Raw)
+	}
+	return c, nil
+}
+
+// Certificate is the credential as crypto/tls wants it. It is shared: do not change it.
+func (c *Credential) Certificate() *tls.Certificate { return &c.cert }
+
+// Serial is the leaf's serial number in lower-case hexadecimal.
+func (c *Credential) Serial() string { return Serial(c.Chain[0]) }
+
+// NotAfter is when the leaf ends.
+func (c *Credential) NotAfter() time.Time { return c.Chain[0].NotAfter }
+
+// NotBefore is when the leaf begins.
+func (c *Credential) NotBefore() time.Time { return c.Chain[0].NotBefore }
+
+// Serial is a certificate's serial number in lower-case hexadecimal.
+func Serial(cert *x509.Certificate) string { return hex.EncodeToString(cert.SerialNumber.Bytes()) }
+
+// Fingerprint is the SHA-256 of the whole certificate in lower-case hexadecimal.
+func Fingerprint(cert *x509.Certificate) string {
+	sum := sha256.Sum256(cert.Raw)
+	return hex.EncodeToString(sum[:])
+}
+
+// A Source is where a credential and the trust that goes with it come from:
+// the only way for a room to get either. Implementations are safe for
+// concurrent use and never block; what they return is immutable.
+type Source interface {
+	// Credential is the current one, or an error such as ErrNoCredential.
+	Credential() (*Credential, error)
+	// Trust is the current trust, never nil once the source is in use.
+	Trust() *Trust
+}
+
+// A Caller is who makes a request, by every proof it brought. The zero Caller
+// is nobody.
+type Caller struct {
+	// Workload is the verified identity of the connection's peer, zero at an
+	// edge without client certificates.
+	Workload ID
+	// KeyID names the API key that was presented and found valid; never the
+	// secret. KeyName is the label given to it at creation.
+	KeyID, KeyName string
+	// Scopes are what the API key or token carries.
+	Scopes []string
+}
+
+// IsZero says that nobody was authenticated.
+func (c Caller) IsZero() bool { return c.Workload.IsZero() && c.KeyID == "" }
+
+// HasScopes says that the caller carries all of want.
+func (c Caller) HasScopes(want []string) bool {
+next:
+	for _, w := range want {
+		for _, s := range c.Scopes {
+			if s == w {
+				continue next
+			}
+		}
+		return false
+	}
+	return true
+}

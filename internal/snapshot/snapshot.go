@@ -1,0 +1,114 @@
+// Package snapshot is what an agent runs, as plain serialisable data: a revision
+// of the mesh file compiled for one agent, without pools, clocks or YAML.
+//
+// It refuses to hold secrets: keys and certificates come through identity.Source,
+// API keys only as digests.
+package snapshot
+
+import (
+	"time"
+
+	"github.com/parleymesh/parley/internal/identity"
+	"github.com/parleymesh/parley/internal/policy"
+)
+
+// Version is the version of Snapshot's serialised form.
+const Version = 1
+
+// A Snapshot is one revision for one agent. It is immutable once published.
+type Snapshot struct {
+	Version     int                  `json:"version"`
+	Revision    int64                `json:"revision"`
+	TrustDomain identity.TrustDomain `json:"-"`
+	Domain      string               `json:"trust_domain"`
+	// LeafTTL is the life of an X509-SVID.
+	LeafTTL time.Duration `json:"leaf_ttl"`
+	// Services are those that run on the agent's host, in order of name.
+	Services []Service `json:"services"`
+	Gateways []Gateway `json:"gateways"`
+	// Rules are those of every target that the agent decides for.
+	Rules []policy.Rule `json:"rules"`
+	// APIKeys are the live ones.
+	APIKeys []APIKey `json:"api_keys"`
+	// Members are all identities that the mesh file names.
+	Members []identity.ID `json:"members"`
+}
+
+// A Service is a named thing that is called, or calls.
+type Service struct {
+	Name     string      `json:"name"`
+	ID       identity.ID `json:"id"`
+	RunsAs   RunsAs      `json:"runs_as"`
+	Inbound  *Inbound    `json:"inbound,omitempty"`
+	Outbound []Outbound  `json:"outbound,omitempty"`
+}
+
+// RunsAs are the selectors of a workload; every one that is set must match, and
+// at least one is set.
+type RunsAs struct {
+	User    string `json:"user,omitempty"`  // name or number
+	Group   string `json:"group,omitempty"` // name or number
+	Systemd string `json:"systemd,omitempty"`
+	Exe     string `json:"exe,omitempty"`    // absolute path
+	SHA256  string `json:"sha256,omitempty"` // of the executable, lower-case hexadecimal
+}
+
+// Inbound is mTLS to the application.
+type Inbound struct {
+	Listen string `json:"listen"` // host:port
+	// App is host:port, or unix: and an absolute path.
+	App      string `json:"app"`
+	Protocol string `json:"protocol"` // call.HTTP, call.TCP
+	// AppHTTP2 forwards to the application by HTTP/2 without TLS (prior knowledge).
+	AppHTTP2 bool `json:"app_http2,omitempty"`
+}
+
+// Outbound is the application's way to one service: plaintext on loopback or a
+// Unix socket, attested, then mTLS.
+type Outbound struct {
+	To     string      `json:"to"`
+	ToID   identity.ID `json:"to_id"`
+	Listen string      `json:"listen"` // host:port, or unix: and an absolute path
+	// Protocol is the callee's.
+	Protocol string `json:"protocol"`
+	// Endpoints are the callee's inbound addresses.
+	Endpoints []string `json:"endpoints"`
+}
+
+// A Gateway is a TLS edge.
+type Gateway struct {
+	Name   string      `json:"name"`
+	ID     identity.ID `json:"id"`
+	Listen string      `json:"listen"`
+	// CertFile and KeyFile are its certificate; both empty means one of the
+	// mesh's own CA, with Hosts as its names.
+	CertFile string   `json:"cert_file,omitempty"`
+	KeyFile  string   `json:"key_file,omitempty"`
+	Hosts    []string `json:"hosts,omitempty"`
+	Routes   []Route  `json:"routes"`
+}
+
+// A Route leads from an edge to a service. The first that matches is taken.
+type Route struct {
+	// PolicyTarget is the name that policy knows the route by: "edge/routes[0]".
+	PolicyTarget string `json:"policy_target"`
+	// Host is a name without port, *.name for exactly one more label, or empty
+	// for any; Path a pattern as in policy.Rule, empty for any; Methods empty for any.
+	Host    string   `json:"host,omitempty"`
+	Path    string   `json:"path,omitempty"`
+	Methods []string `json:"methods,omitempty"`
+
+	To        string      `json:"to"`
+	ToID      identity.ID `json:"to_id"`
+	Endpoints []string    `json:"endpoints"`
+}
+
+// An APIKey is what a gateway needs to know a key: never the key.
+type APIKey struct {
+	ID     string   `json:"id"`
+	Name   string   `json:"name"`
+	Digest [32]byte `json:"digest"` // SHA-256 of the whole key
+	Scopes []string `json:"scopes"`
+	// NotAfter is the key's end; zero means none.
+	NotAfter time.Time `json:"not_after,omitzero"`
+}
