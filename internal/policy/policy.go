@@ -17,7 +17,8 @@ type Rule struct {
 	Target string `json:"target"`
 	// From are the workload identities that may call.
 	From []identity.ID `json:"from,omitempty"`
-	// Any are the credentials of an edge route: one satisfied requirement is enough.
+	// Any are the credentials of an edge route: one satisfied requirement is
+	// enough. A rule with both From and Any holds for either.
 	Any []Requirement `json:"any,omitempty"`
 	// Methods are HTTP methods in upper case.
 	Methods []string `json:"methods,omitempty"`
@@ -73,7 +74,8 @@ const (
 // A Decision is allow or deny, with the rule and the reason.
 type Decision struct {
 	Allow bool
-	// Rule is the rule that allowed, or for a deny the nearest one, if any.
+	// Rule is the rule that allowed, or for a deny the nearest one, if any
+	// concerns the caller.
 	Rule     string
 	Reason   Reason
 	Revision int64

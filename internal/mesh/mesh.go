@@ -1,0 +1,218 @@
+// Package mesh is the mesh file, the one document that says what a mesh is: its
+// types with their documentation, a strict parse that finds every error of a
+// document in one run and says where each stands, and what follows from an
+// accepted document: assigned ports, the snapshot that agents run, the
+// difference to another revision, static findings and the JSON Schema for
+// editors.
+//
+// It refuses to read files, to keep revisions and to decide a call: it takes
+// and returns data.
+package mesh
+
+import "time"
+
+// A File is one mesh file that Parse accepted. It is read only.
+//
+// The comments of its fields are the manual: they become the descriptions of
+// the JSON Schema. A schema tag says what holds for a key besides its type:
+// required, nonempty (a list with at least one entry), some (a mapping with at
+// least one key), numeric (text that may be a number), enum=a|b, default=x and,
+// always last, pattern=x. A hint tag is what to do where the key is missing.
+type File struct {
+	// The name of the trust domain, part of every identity: spiffe://<trust
+	// domain>/<service>. 1 to 255 characters of a-z, 0-9, dot, hyphen and
+	// underscore. To change it is to change every identity.
+	TrustDomain string `yaml:"trust_domain" schema:"required,pattern=^[a-z0-9._-]{1,255}$"`
+	// How long a workload's certificate lives, 10s to 168h. Certificates are
+	// renewed at half of it, so half of it is also the longest outage of the
+	// server that no workload notices.
+	LeafTTL time.Duration `yaml:"leaf_ttl" schema:"default=1h"`
+	// The first port of those that are assigned to entries of calls without a
+	// port of their own, 1024 to 65535. Ports that are assigned already stay.
+	OutboundPorts int `yaml:"outbound_ports" schema:"default=15001"`
+	// The services by name: 1 to 63 characters of a-z, 0-9 and hyphen.
+	Services map[string]*Service `yaml:"services"`
+	// The gateways by name: the TLS edges where callers from outside the mesh
+	// come in. Their names follow the rule for services, and none is a service's.
+	Gateways map[string]*Gateway `yaml:"gateway"`
+
+	name   string
+	src    *source
+	places map[string]place
+}
+
+// A Service is a named thing that is called, or calls.
+type Service struct {
+	// Which processes are this service. Every selector that is written must
+	// match; at least one is.
+	RunsAs *RunsAs `yaml:"runs_as" schema:"required,some" hint:"say which processes are this service: runs_as: {user: NAME}"`
+	// Where the service is called: mutual TLS in front of the application. A
+	// service without it calls others and is not called.
+	Inbound *Inbound `yaml:"inbound"`
+	// The services that this one calls. Each gets a listener on this host that
+	// only this service's processes may use.
+	Calls []*Call `yaml:"calls"`
+	// Who may call the service. Without an entry nobody may.
+	Allow []*Allow `yaml:"allow"`
+}
+
+// RunsAs are the selectors of a workload.
+type RunsAs struct {
+	// The user that the process runs as, by name or number.
+	User string `yaml:"user" schema:"numeric"`
+	// The group that the process runs as, by name or number.
+	Group string `yaml:"group" schema:"numeric"`
+	// The systemd unit that the process belongs to, such as orders.service.
+	Systemd string `yaml:"systemd"`
+	// The absolute path of the executable. The agent needs the process's own
+	// user or CAP_SYS_PTRACE to read it.
+	Exe string `yaml:"exe" schema:"pattern=^/"`
+	// The SHA-256 of the executable, 64 lower-case hexadecimal digits. It needs
+	// what exe needs.
+	SHA256 string `yaml:"sha256" schema:"numeric,pattern=^[0-9a-f]{64}$"`
+}
+
+// An Inbound is where a service is called.
+type Inbound struct {
+	// The address for calls from the mesh, host:port. The host is an IP address,
+	// localhost, or empty for all interfaces.
+	Listen string `yaml:"listen" schema:"required" hint:"state the address for calls from the mesh: listen: \":9443\""`
+	// The application's own address, host:port on this host or unix:/path. What
+	// arrives there is plaintext, so the application should listen on loopback
+	// or on the socket only.
+	App string `yaml:"app" schema:"required" hint:"state the application's own address: app: 127.0.0.1:8080"`
+	// What the application speaks. Methods and paths exist for http only.
+	Protocol string `yaml:"protocol" schema:"enum=http|tcp,default=http"`
+	// The HTTP version towards the application: http1, which is the default, or
+	// http2 without TLS by prior knowledge, which gRPC needs.
+	AppProtocol string `yaml:"app_protocol" schema:"enum=http1|http2"`
+}
+
+// A Call is one service that another calls, written as its name alone or as a
+// mapping that states the listener.
+type Call struct {
+	// The service that is called.
+	To string `yaml:"to" schema:"required"`
+	// Where the application finds it: host:port on loopback, or unix:/path.
+	// Without it a port on 127.0.0.1 is assigned, once, and stays.
+	Listen string `yaml:"listen"`
+}
+
+// An Allow lets some callers make some calls of the service that it stands under.
+type Allow struct {
+	// The callers: names of services, or gateway/NAME.
+	From []string `yaml:"from" schema:"required,nonempty" hint:"name the callers: from: [web]"`
+	// The HTTP methods, in upper case. Without it any.
+	Methods []string `yaml:"methods" schema:"nonempty"`
+	// Patterns over the path: a segment is literal, or * for exactly one; a last
+	// segment ** stands for any number, none included, so /orders/** holds for
+	// /orders and /orders/7/items. Without it any path.
+	Paths []string `yaml:"paths" schema:"nonempty"`
+}
+
+// A Gateway is a TLS edge.
+type Gateway struct {
+	// The address for callers from outside, host:port. The host is an IP
+	// address, localhost, or empty for all interfaces.
+	Listen string `yaml:"listen" schema:"required" hint:"state the address for callers from outside: listen: \":443\""`
+	// The certificate that the gateway shows.
+	TLS *TLS `yaml:"tls" schema:"required" hint:"state its certificate: tls: {cert: /path/cert.pem, key: /path/key.pem}, or tls: {mesh_ca: {hosts: [NAME]}}"`
+	// Where requests go. The first route that matches is taken; a request that
+	// none matches is refused.
+	Routes []*Route `yaml:"routes"`
+}
+
+// A TLS is a gateway's certificate: cert and key, or mesh_ca.
+type TLS struct {
+	// The absolute path of the certificate with its chain, PEM, on the
+	// gateway's host.
+	Cert string `yaml:"cert" schema:"pattern=^/"`
+	// The absolute path of the certificate's private key, PEM.
+	Key string `yaml:"key" schema:"pattern=^/"`
+	// A certificate of the mesh's own CA, which callers must then trust.
+	MeshCA *MeshCA `yaml:"mesh_ca"`
+}
+
+// A MeshCA asks the mesh's own CA for an edge certificate.
+type MeshCA struct {
+	// The names in the certificate: host names, *.name, or IP addresses.
+	Hosts []string `yaml:"hosts" schema:"required,nonempty" hint:"name the hosts: hosts: [api.shop.example]"`
+}
+
+// A Route leads requests from a gateway to a service. It also lets the gateway
+// make these calls of the service, and no others.
+type Route struct {
+	// Which requests it takes. Without it all.
+	Match *Match `yaml:"match"`
+	// The service that they go to.
+	To string `yaml:"to" schema:"required"`
+	// What a caller must prove. To leave a route open to everybody is written
+	// out: require: public.
+	Require *Require `yaml:"require" schema:"required" hint:"say who may pass: require: {any: [{api_key: {}}]}, or require: public for everybody"`
+}
+
+// A Match says which requests a route takes; what it does not name is any.
+type Match struct {
+	// The host name without port, in lower case, or *.name for exactly one more
+	// label.
+	Host string `yaml:"host"`
+	// A pattern over the path, as in allow.
+	Path string `yaml:"path"`
+	// The HTTP methods, in upper case.
+	Methods []string `yaml:"methods" schema:"nonempty"`
+}
+
+// A Require is what a route wants of a caller: the word public, or a mapping.
+type Require struct {
+	// The credentials of which one is enough.
+	Any []*Credential `yaml:"any" schema:"required,nonempty" hint:"name a credential: any: [{api_key: {}}]"`
+
+	// Public says that the route is open to everybody.
+	Public bool `yaml:"-"`
+}
+
+// A Credential is one way to be let in at a gateway.
+type Credential struct {
+	// An API key made by parley key create.
+	APIKey *APIKey `yaml:"api_key"`
+}
+
+// An APIKey says which API keys are good for a route.
+type APIKey struct {
+	// The scopes that the key must all carry. Without it any key of the mesh.
+	Scopes []string `yaml:"scopes" schema:"nonempty"`
+}
+
+// What a service speaks, as snapshot and call name it.
+const (
+	http = "http"
+	tcp  = "tcp"
+)
+
+// Limits of the mesh file.
+const (
+	// MaxSize is the longest document, in bytes.
+	MaxSize = 4 << 20
+	// MaxFaults is how many errors of one document are reported.
+	MaxFaults = 100
+
+	maxDepth   = 32
+	maxEntries = 10_000 // of one list or mapping
+	minLeafTTL = 10 * time.Second
+	maxLeafTTL = 168 * time.Hour
+	minPort    = 1024 // below it a port needs a privilege
+)
+
+// Name is the file's name as Parse was told.
+func (f *File) Name() string { return f.name }
+
+// Line is where the value at path stands, counted from 1, or 0 if it is not
+// written. A path is keys joined by dots, with list positions in brackets:
+// "services.orders.allow[0]".
+func (f *File) Line(path string) int {
+	p := f.places[path]
+	if p.key.line > 0 {
+		return p.key.line
+	}
+	return p.value.line
+}

@@ -1,0 +1,232 @@
+package mesh_test
+
+import (
+	"fmt"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/parleymesh/parley/internal/identity"
+	"github.com/parleymesh/parley/internal/mesh"
+	"github.com/parleymesh/parley/internal/policy"
+)
+
+// plan prints changes one a line.
+func plan(changes []mesh.Change) string {
+	var b strings.Builder
+	for _, c := range changes {
+		fmt.Fprintf(&b, "%s %-12s %-40s %-40s %s\n", c.Op, c.Kind, c.Name, c.Detail, c.Access)
+	}
+	s := mesh.Summarize(changes)
+	fmt.Fprintf(&b, "%d added, %d changed, %d removed; %d wider, %d narrower\n", s.Added, s.Changed, s.Removed, s.Wider, s.Narrower)
+	lines := strings.Split(b.String(), "\n")
+	for i, l := range lines {
+		lines[i] = strings.TrimRight(l, " ")
+	}
+	return strings.Join(lines, "\n")
+}
+
+// TestDiff compares each pair of files NAME.old.yaml and NAME.new.yaml both ways.
+func TestDiff(t *testing.T) {
+	for _, file := range files(t, "testdata/diff/*.old.yaml") {
+		base := strings.TrimSuffix(file, ".old.yaml")
+		t.Run(filepath.Base(base), func(t *testing.T) {
+			old, new := parse(t, string(read(t, file))), parse(t, string(read(t, base+".new.yaml")))
+			golden(t, base+".golden", plan(mesh.Diff(old, new))+"\nand back\n"+plan(mesh.Diff(new, old)))
+			for _, f := range []*mesh.File{old, new} {
+				if same := mesh.Diff(f, f); len(same) != 0 {
+					t.Errorf("a file differs from itself: %v", same)
+				}
+			}
+		})
+	}
+}
+
+func TestFindings(t *testing.T) {
+	for _, file := range files(t, "testdata/findings/*.yaml") {
+		t.Run(filepath.Base(file), func(t *testing.T) {
+			var b strings.Builder
+			for _, x := range mesh.Findings(parse(t, string(read(t, file)))) {
+				fmt.Fprintf(&b, "%s:%d %s: %s\n", x.File, x.Line, x.Kind, x.Message)
+				if x.Hint != "" {
+					fmt.Fprintf(&b, "    %s\n", x.Hint)
+				}
+			}
+			golden(t, strings.TrimSuffix(file, ".yaml")+".golden", b.String())
+		})
+	}
+}
+
+const shop = `trust_domain: shop.example
+services:
+  web:
+    runs_as: {user: web}
+  billing:
+    runs_as: {user: billing}
+  payments:
+    runs_as: {user: payments}
+    inbound: {listen: ":9443", app: 127.0.0.1:8080}
+    allow:
+      - from: [web]
+        methods: [GET]
+        paths: [/charge, /charges/**]
+      - from: [web, billing]
+        methods: [POST]
+        paths: [/refund]
+  orders:
+    runs_as: {user: orders}
+    inbound: {listen: ":9444", app: 127.0.0.1:8081}
+  db:
+    runs_as: {user: db}
+    inbound: {listen: ":9445", app: 127.0.0.1:8082, protocol: tcp}
+    allow: []
+  cache: {runs_as: {user: cache}, inbound: {listen: ":9446", app: 127.0.0.1:8083}}
+  flow:
+    runs_as: {user: flow}
+    inbound: {listen: ":9447", app: 127.0.0.1:8084}
+    allow: [{from: [web], methods: [GET], paths: [/a]}]
+  mixed:
+    runs_as: {user: mixed}
+    inbound: {listen: ":9448", app: 127.0.0.1:8085}
+    allow:
+    -   {from: [web], methods: [GET], paths: [/a]}
+gateway:
+  edge:
+    listen: ":443"
+    tls: {mesh_ca: {hosts: [shop.example]}}
+    routes:
+      - {match: {path: /orders}, to: orders, require: {any: [{api_key: {}}]}}
+`
+
+func query(t testing.TB, from, to, method, path string) policy.Query {
+	t.Helper()
+	td, err := identity.ParseTrustDomain("shop.example")
+	if err != nil {
+		t.Fatal(err)
+	}
+	id, err := identity.NewID(td, "/"+from)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return policy.Query{Target: to, Caller: identity.Caller{Workload: id}, Method: method, Path: path}
+}
+
+// TestSuggest also does what is suggested, and asks policy again.
+func TestSuggest(t *testing.T) {
+	t.Parallel()
+	tests := map[string]struct {
+		from, to, method, path string
+		want                   string
+	}{
+		"allowed":     {"web", "payments", "GET", "/charge", ""},
+		"method":      {"web", "payments", "POST", "/charge", "# parley.yaml:12, in services.payments.allow[0] write\n        methods: [GET, POST]\n"},
+		"path":        {"web", "payments", "GET", "/rates", "# parley.yaml:13, in services.payments.allow[0] write\n        paths: [/charge, /charges/**, /rates]\n"},
+		"both":        {"web", "payments", "PUT", "/x", "# parley.yaml:10, under allow of payments\n      - from: [web]\n        methods: [PUT]\n        paths: [/x]\n"},
+		"shared_rule": {"billing", "payments", "DELETE", "/refund", "# parley.yaml:10, under allow of payments\n      - from: [billing]\n        methods: [DELETE]\n        paths: [/refund]\n"},
+		"no_allow":    {"web", "orders", "GET", "/a;b=1", "# parley.yaml:17, under orders\n    allow:\n      - from: [web]\n        methods: [GET]\n        paths: [\"/a;b=1\"]\n"},
+		"tcp":         {"web", "db", "", "", "# parley.yaml:23, in the list allow of db\n{from: [web]}\n"},
+		"flow":        {"web", "cache", "GET", "/a", "# parley.yaml:24, in cache\nallow: [{from: [web], methods: [GET], paths: [/a]}]\n"},
+		"flow_list":   {"billing", "flow", "GET", "/a", "# parley.yaml:28, in the list allow of flow\n{from: [billing], methods: [GET], paths: [/a]}\n"},
+		"flow_rule":   {"web", "flow", "POST", "/a", "# parley.yaml:28, in services.flow.allow[0] write\nmethods: [GET, POST]\n"},
+		"mixed":       {"billing", "mixed", "GET", "/a", "# parley.yaml:32, under allow of mixed\n    - from: [billing]\n      methods: [GET]\n      paths: [/a]\n"},
+		"gateway":     {"gateway/edge", "orders", "GET", "/all", "# parley.yaml:17, under orders\n    allow:\n      - from: [gateway/edge]\n        methods: [GET]\n        paths: [/all]\n"},
+		"no_path":     {"billing", "payments", "GET", "", "# parley.yaml:10, under allow of payments\n      - from: [billing]\n        methods: [GET]\n"},
+		"stranger":    {"nobody", "payments", "GET", "/", ""},
+		"no_inbound":  {"web", "billing", "GET", "/", ""},
+		"unknown":     {"web", "paymnts", "GET", "/", ""},
+		"edge":        {"web", "edge/routes[0]", "GET", "/orders", ""},
+		"pattern":     {"web", "orders", "GET", "/a/**", ""},
+		"tcp_method":  {"web", "db", "GET", "/", ""},
+	}
+	f := parse(t, shop)
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			q := query(t, tt.from, tt.to, tt.method, tt.path)
+			got := mesh.Suggest(f, q)
+			if got != tt.want {
+				t.Fatalf("got\n%s\nwant\n%s", got, tt.want)
+			}
+			if got == "" {
+				return
+			}
+			before, after := policyOf(t, compile(t, f)), policyOf(t, compile(t, parse(t, follow(t, shop, got))))
+			if before.Decide(q).Allow || !after.Decide(q).Allow {
+				t.Errorf("before %+v, after %+v", before.Decide(q), after.Decide(q))
+			}
+			other := query(t, "gateway/edge", tt.to, tt.method, tt.path)
+			if tt.from != "gateway/edge" && before.Decide(other).Allow != after.Decide(other).Allow {
+				t.Error("another caller's access changed")
+			}
+		})
+	}
+}
+
+var place = regexp.MustCompile(`^# parley\.yaml:(\d+), (under|in the list|in \S+ write|in)`)
+
+// follow does what a suggestion says.
+func follow(t *testing.T, text, suggestion string) string {
+	t.Helper()
+	comment, change, _ := strings.Cut(suggestion, "\n")
+	m := place.FindStringSubmatch(comment)
+	if m == nil {
+		t.Fatalf("no place in %q", comment)
+	}
+	number, err := strconv.Atoi(m[1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := strings.Split(text, "\n")
+	line := &lines[number-1]
+	switch {
+	case m[2] == "under":
+		*line += "\n" + strings.TrimSuffix(change, "\n")
+	case m[2] == "in the list":
+		i := strings.LastIndexByte(*line, ']')
+		rest := (*line)[:i]
+		if !strings.HasSuffix(rest, "[") {
+			rest += ", "
+		}
+		*line = rest + strings.TrimSpace(change) + (*line)[i:]
+	case m[2] == "in":
+		i := strings.LastIndexByte(*line, '}')
+		*line = (*line)[:i] + ", " + strings.TrimSpace(change) + (*line)[i:]
+	default:
+		key, _, _ := strings.Cut(strings.TrimSpace(change), ":")
+		*line = regexp.MustCompile(key+`: \[[^]]*\]`).ReplaceAllLiteralString(*line, strings.TrimSpace(change))
+	}
+	return strings.Join(lines, "\n")
+}
+
+func TestCoversPatternAgreesWithMatchPath(t *testing.T) {
+	t.Parallel()
+	var patterns, paths []string
+	for _, a := range []string{"/", "/a", "/b", "/*", "/**"} {
+		patterns = append(patterns, a)
+		for _, b := range []string{"/", "/a", "/*", "/**"} {
+			if a != "/" && a != "/**" {
+				patterns = append(patterns, a+b)
+			}
+		}
+	}
+	for _, a := range []string{"", "/", "/a", "/b", "/c", "//"} {
+		for _, b := range []string{"", "/", "/a", "/z", "/a/", "/a/b"} {
+			paths = append(paths, a+b)
+		}
+	}
+	for _, wide := range patterns {
+		for _, narrow := range patterns {
+			want := true
+			for _, p := range paths {
+				if policy.MatchPath(narrow, p) && !policy.MatchPath(wide, p) {
+					want = false
+				}
+			}
+			if got := mesh.CoversPattern(wide, narrow); got != want {
+				t.Errorf("%s covers %s: %v, want %v", wide, narrow, got, want)
+			}
+		}
+	}
+}

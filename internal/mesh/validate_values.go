@@ -1,0 +1,254 @@
+package mesh
+
+import (
+	"cmp"
+	"fmt"
+	"net/netip"
+	"path"
+	"reflect"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/parleymesh/parley/internal/fault"
+)
+
+func (v *validator) runsAs(at string, r *RunsAs) {
+	if r == nil {
+		return
+	}
+	written := slices.ContainsFunc(keysOf(reflect.TypeFor[RunsAs]()), func(k key) bool {
+		_, ok := v.f.places[at+"."+k.name]
+		return ok
+	})
+	if *r == (RunsAs{}) && !written && !v.strange[at] {
+		v.at(at, flaw{code: fault.MeshMissing, message: fmt.Sprintf("`%s` has no selector", at), label: "every process would match", hint: "write at least one of: user, group, systemd, exe, sha256"})
+	}
+	v.account(at+".user", r.User)
+	v.account(at+".group", r.Group)
+	unit := r.Systemd
+	switch {
+	case unit == "":
+	case strings.ContainsAny(unit, "/ \t"):
+		v.malformed(at+".systemd", unit, "not a systemd unit", "write it like orders.service", "")
+	case !strings.HasSuffix(unit, ".service") && !strings.HasSuffix(unit, ".scope"):
+		better := unit + ".service"
+		v.malformed(at+".systemd", unit, "a unit without its type", fmt.Sprintf("write `%s`", better), better)
+	}
+	v.filePath(at+".exe", r.Exe)
+	sum := r.SHA256
+	switch lower := strings.ToLower(sum); {
+	case sum == "":
+	case len(sum) != 64 || strings.Trim(lower, "0123456789abcdef") != "":
+		v.malformed(at+".sha256", sum, "not 64 hexadecimal digits", "take the first column of: sha256sum PATH", "")
+	case sum != lower:
+		v.malformed(at+".sha256", sum, "digits in upper case", "write it in lower case", lower)
+	}
+}
+
+// account checks the name or number of a user or group.
+func (v *validator) account(at, name string) {
+	if name == "" {
+		return
+	}
+	if strings.Trim(name, "0123456789") == "" {
+		// The last number means "no change" to the kernel and is nobody's.
+		if n, err := strconv.ParseUint(name, 10, 32); err != nil || n == 1<<32-1 {
+			v.malformed(at, name, "out of range", "a number is at most 4294967294", "")
+		}
+		return
+	}
+	if len(name) > 256 || strings.ContainsAny(name, ":/, \t") {
+		v.malformed(at, name, "not a name of a user or group", "write a name as `getent` prints it, or its number", "")
+	}
+}
+
+// filePath checks the path of a file on the service's or gateway's host.
+func (v *validator) filePath(at, p string) {
+	switch {
+	case p == "":
+	case !path.IsAbs(p):
+		v.malformed(at, p, "not an absolute path", "begin it with /", "")
+	case p == "/":
+		v.malformed(at, p, "the root directory", "name a file", "")
+	case path.Clean(p) != p:
+		v.malformed(at, p, "not in its shortest form", fmt.Sprintf("write `%s`", path.Clean(p)), path.Clean(p))
+	}
+}
+
+func (v *validator) gateway(name string, g *Gateway) {
+	at := "gateway." + name
+	v.name(at, name)
+	v.address(at+".listen", g.Listen, onAllInterfaces, false)
+	v.tls(at+".tls", g.TLS)
+	for i, r := range g.Routes {
+		if v.full() {
+			return
+		}
+		v.route(fmt.Sprintf("%s.routes[%d]", at, i), r)
+	}
+}
+
+func (v *validator) tls(at string, t *TLS) {
+	if t == nil {
+		return
+	}
+	files := t.Cert != "" || t.Key != ""
+	switch {
+	case files && t.MeshCA != nil:
+		v.contradicts(at+".mesh_ca", "two certificates for one gateway", "cert and key are here too", "keep either cert and key, or mesh_ca")
+	case t.MeshCA == nil && !v.strange[at] && (t.Cert == "" || t.Key == ""):
+		missing := "`cert` and `key`, or `mesh_ca`"
+		if t.Cert != "" {
+			missing = "`key`"
+		} else if t.Key != "" {
+			missing = "`cert`"
+		}
+		v.at(at, flaw{code: fault.MeshMissing, message: "missing " + missing, label: "`" + at + "` needs a certificate", hint: "write {cert: /path/cert.pem, key: /path/key.pem}, or {mesh_ca: {hosts: [NAME]}}"})
+	}
+	v.filePath(at+".cert", t.Cert)
+	v.filePath(at+".key", t.Key)
+	if t.MeshCA == nil {
+		return
+	}
+	for i, h := range t.MeshCA.Hosts {
+		if _, err := netip.ParseAddr(h); err != nil {
+			v.host(fmt.Sprintf("%s.mesh_ca.hosts[%d]", at, i), h)
+		}
+	}
+}
+
+func (v *validator) route(at string, r *Route) {
+	if s := v.known(at+".to", r.To); s != nil {
+		where := v.src.where(v.f.Line("services." + r.To))
+		switch {
+		case s.Inbound == nil:
+			v.contradicts(at+".to", r.To+" cannot be called", "it has no inbound", fmt.Sprintf("add under %s (%s): inbound: {listen: \":9443\", app: 127.0.0.1:8080}", r.To, where))
+		case s.Inbound.Protocol == tcp:
+			v.contradicts(at+".to", "a route to a tcp service", "a gateway forwards HTTP requests", fmt.Sprintf("write protocol: http under its inbound if it speaks HTTP (%s)", where))
+		}
+	}
+	if m := r.Match; m != nil {
+		v.host(at+".match.host", m.Host)
+		v.pattern(at+".match.path", m.Path)
+		v.methods(at+".match.methods", m.Methods)
+	}
+	if r.Require == nil {
+		return
+	}
+	for i, c := range r.Require.Any {
+		if one := fmt.Sprintf("%s.require.any[%d]", at, i); c.APIKey == nil {
+			if !v.strange[one] {
+				v.at(one, flaw{code: fault.MeshMissing, message: "a credential without its kind", label: "nothing is asked for", hint: "write {api_key: {}}, or {api_key: {scopes: [SCOPE]}}"})
+			}
+			continue
+		}
+		for j, s := range c.APIKey.Scopes {
+			// RFC 6749 section 3.3.
+			if strings.ContainsFunc(s, func(c rune) bool { return c <= ' ' || c > '~' || c == '"' || c == '\\' }) {
+				v.malformed(fmt.Sprintf("%s.require.any[%d].api_key.scopes[%d]", at, i, j), s, "not a scope", "a scope is visible ASCII without space, quote and backslash", "")
+			}
+		}
+	}
+}
+
+// host checks a host name, which may begin with *.
+func (v *validator) host(at, h string) {
+	if h == "" {
+		return
+	}
+	if lower := strings.ToLower(h); lower != h && validHost(lower) {
+		v.malformed(at, h, "host names are compared in lower case", fmt.Sprintf("write `%s`", lower), lower)
+		return
+	}
+	if validHost(h) {
+		return
+	}
+	hint := "write it like api.shop.example or *.shop.example"
+	if name, _, ok := strings.Cut(h, ":"); ok && validHost(name) {
+		hint = fmt.Sprintf("write it without the port: `%s`", name)
+	}
+	v.malformed(at, h, "not a host name", hint, "")
+}
+
+func validHost(h string) bool {
+	h = strings.TrimPrefix(h, "*.")
+	if len(h) > 253 {
+		return false
+	}
+	for label := range strings.SplitSeq(h, ".") {
+		if label == "" || len(label) > 63 || label[0] == '-' || label[len(label)-1] == '-' ||
+			strings.Trim(label, "abcdefghijklmnopqrstuvwxyz0123456789-") != "" {
+			return false
+		}
+	}
+	return true
+}
+
+// A statement is one address that the document states.
+type statement struct {
+	address
+	holder
+	app bool
+}
+
+// statements are all addresses of the document that are well formed, in order
+// of place, the applications' last.
+func (f *File) statements() []statement {
+	var all []statement
+	put := func(s, what, path string, app bool) {
+		if a, bad := parseAddress(s, onLoopback); s != "" && bad == nil {
+			all = append(all, statement{a, holder{what, path}, app})
+		}
+	}
+	for name, s := range f.Services {
+		if in := s.Inbound; in != nil {
+			put(in.Listen, "the inbound listener of "+name, "services."+name+".inbound.listen", false)
+			put(in.App, "the application of "+name, "services."+name+".inbound.app", true)
+		}
+		for i, c := range s.Calls {
+			put(c.Listen, fmt.Sprintf("the listener for %s's calls to %s", name, c.To), fmt.Sprintf("services.%s.calls[%d].listen", name, i), false)
+		}
+	}
+	for name, g := range f.Gateways {
+		put(g.Listen, "gateway "+name, "gateway."+name+".listen", false)
+	}
+	slices.SortFunc(all, func(a, b statement) int {
+		if a.app != b.app {
+			if b.app {
+				return -1
+			}
+			return 1
+		}
+		x, y := f.places[a.path].mark(), f.places[b.path].mark()
+		return cmp.Or(cmp.Compare(x.line, y.line), cmp.Compare(x.col, y.col), cmp.Compare(a.path, b.path))
+	})
+	return all
+}
+
+// stated are the addresses of the document.
+func (f *File) stated() *addresses {
+	as := &addresses{}
+	for _, s := range f.statements() {
+		as.put(s.address, s.holder)
+	}
+	return as
+}
+
+// collisions refuses two listeners on one address, and an application on a
+// listener's. Two services may share an application.
+func (v *validator) collisions() {
+	listeners := &addresses{}
+	for _, s := range v.f.statements() {
+		if other, taken := listeners.find(s.address); taken {
+			v.at(s.path, flaw{
+				code: fault.MeshPortTaken, message: fmt.Sprintf("%s is on the address of %s", s.what, other.what), label: "taken",
+				hint: fmt.Sprintf("choose another port or path; the other is at %s", v.src.where(v.f.Line(other.path))),
+			})
+			continue
+		}
+		if !s.app {
+			listeners.put(s.address, s.holder)
+		}
+	}
+}
