@@ -93,6 +93,9 @@ type Request struct {
 	// PolicyTarget is what policy looks rules up by: the service at an inbound,
 	// the route ("edge/routes[0]") at an edge. Outbound listeners decide nothing.
 	PolicyTarget string
+	// Revision is the one that the route was matched by. An edge is decided by the
+	// rules of that same revision: names of routes count from 0 in each.
+	Revision int64
 
 	// Method, Host and Path are the canonical ones that will be forwarded; Path
 	// is without the query. All are empty for TCP.

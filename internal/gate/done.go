@@ -1,0 +1,36 @@
+package gate
+
+import (
+	"github.com/parleymesh/parley/internal/audit"
+	"github.com/parleymesh/parley/internal/call"
+)
+
+// Done records how a checked call ended: exactly one event for each Check. It
+// does nothing for a request that was not checked, or is recorded already.
+func (g *Gate) Done(r *call.Request, o call.Outcome) {
+	named, ok := g.open.take(r.Verdict.ID)
+	if !ok {
+		return
+	}
+	if o.End.IsZero() {
+		o.End = g.cfg.Clock.Now()
+	}
+	rec := g.newRecord(r, &o)
+	if named.KeyID != "" {
+		rec.caller.KeyID, rec.caller.KeyName = named.KeyID, named.KeyName
+	}
+	g.metrics.done(g.state.Load().meters, r, &o)
+	g.record(&rec.event)
+}
+
+// record hands e to the recorder. While that fails, calls are refused; each
+// refusal is itself an attempt to record, and the first that succeeds ends it.
+func (g *Gate) record(e *audit.Event) {
+	err := g.cfg.Recorder.Record(e)
+	switch was := g.failing.Load(); {
+	case err != nil && g.failing.CompareAndSwap(false, true):
+		g.cfg.Logger.Error("audit events cannot be recorded, calls are refused", "component", "gate", "error", err)
+	case err == nil && was && g.failing.CompareAndSwap(true, false):
+		g.cfg.Logger.Info("audit events are recorded again", "component", "gate")
+	}
+}

@@ -1,0 +1,118 @@
+package gate
+
+import (
+	"net/netip"
+
+	"github.com/parleymesh/parley/internal/audit"
+	"github.com/parleymesh/parley/internal/call"
+)
+
+// A record is an event with its parts, in one piece of memory.
+type record struct {
+	event    audit.Event
+	call     audit.CallFacts
+	caller   audit.Party
+	callee   audit.Party
+	decision audit.Decision
+	tls      audit.TLS
+	upstream audit.TLS
+	trace    audit.Trace
+	uid      int
+}
+
+// newRecord is everything that is known of a call and its verdict.
+func (g *Gate) newRecord(r *call.Request, o *call.Outcome) *record {
+	v := &r.Verdict
+	rec := &record{}
+	rec.event = audit.Event{
+		Schema: audit.Schema, ID: v.ID, Time: r.Start.UTC(),
+		Class: audit.Access, Action: audit.Call, Outcome: audit.Denied,
+		Reason: v.Reason, Host: g.cfg.Host, Reporter: "agent",
+		Call: &rec.call, Caller: &rec.caller, Callee: &rec.callee, Decision: &rec.decision,
+	}
+	if r.Start.IsZero() {
+		rec.event.Time = o.End.UTC()
+	}
+	if v.Allow {
+		rec.event.Outcome = audit.Allowed
+	}
+	rec.decision = audit.Decision{Rule: v.Rule, Revision: v.Revision}
+	if rec.decision == (audit.Decision{}) {
+		rec.event.Decision = nil
+	}
+	rec.facts(r, o)
+	rec.parties(r, o)
+	rec.protection(r, o)
+	if r.Trace.TraceID != "" {
+		rec.trace = audit.Trace{TraceID: r.Trace.TraceID, SpanID: r.Trace.SpanID, ParentID: r.Trace.ParentID}
+		rec.event.Trace = &rec.trace
+	}
+	return rec
+}
+
+// facts are the call's own.
+func (rec *record) facts(r *call.Request, o *call.Outcome) {
+	rec.call = audit.CallFacts{
+		End: string(r.End), Protocol: string(r.Protocol), Listener: r.Listener, RequestID: r.RequestID,
+		Method: r.Method, Host: r.Host, Path: r.Path,
+		Status: o.Status, Error: o.Error, BytesIn: o.BytesIn, BytesOut: o.BytesOut, Upstream: o.Upstream,
+	}
+	if !r.Start.IsZero() {
+		rec.call.Duration = max(0, o.End.Sub(r.Start).Microseconds())
+	}
+}
+
+// parties are both sides, as this end knows them.
+func (rec *record) parties(r *call.Request, o *call.Outcome) {
+	rec.caller.Address = address(r.Remote)
+	if r.End == call.Inbound {
+		if rec.caller.ID = r.Peer.ID; r.Peer.ID.TrustDomain() == r.LocalID.TrustDomain() {
+			rec.caller.Service = r.Peer.ID.Name()
+		}
+		rec.caller.Serial, rec.caller.Fingerprint = r.Peer.Serial, r.Peer.Fingerprint
+		rec.callee.Service, rec.callee.ID = r.Local, r.LocalID
+		return
+	}
+	if r.End == call.Outbound {
+		rec.caller.Service, rec.caller.ID = r.Local, r.LocalID
+	}
+	if r.Process != (call.Process{}) {
+		rec.uid = r.Process.UID
+		rec.caller.PID, rec.caller.UID, rec.caller.Exe = r.Process.PID, &rec.uid, r.Process.Exe
+	}
+	rec.caller.KeyID, rec.caller.KeyName = r.Caller.KeyID, r.Caller.KeyName
+	rec.callee = audit.Party{
+		Service: r.Target, ID: o.UpstreamPeer.ID, Address: o.Upstream,
+		Serial: o.UpstreamPeer.Serial, Fingerprint: o.UpstreamPeer.Fingerprint,
+	}
+	if rec.callee == (audit.Party{}) {
+		rec.event.Callee = nil
+	}
+}
+
+// protection is TLS on both sides, where there is any.
+func (rec *record) protection(r *call.Request, o *call.Outcome) {
+	if r.TLS != (call.TLS{}) {
+		rec.tls = tlsFacts(&r.TLS, &r.Peer)
+		rec.event.TLS = &rec.tls
+	}
+	if o.UpstreamTLS != (call.TLS{}) {
+		rec.upstream = tlsFacts(&o.UpstreamTLS, &o.UpstreamPeer)
+		rec.event.UpstreamTLS = &rec.upstream
+	}
+}
+
+func tlsFacts(t *call.TLS, p *call.Peer) audit.TLS {
+	return audit.TLS{
+		Version: t.Version, Cipher: t.Cipher, Group: t.Group, ALPN: t.ALPN, Resumed: t.Resumed,
+		Connection: t.Connection, PeerID: p.ID.String(), PeerSerial: p.Serial,
+	}
+}
+
+// address is a as text, an IPv4 address always in its own form.
+func address(a netip.AddrPort) string {
+	if !a.IsValid() {
+		return ""
+	}
+	return netip.AddrPortFrom(a.Addr().Unmap(), a.Port()).String()
+}

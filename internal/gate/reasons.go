@@ -1,0 +1,78 @@
+package gate
+
+import (
+	"errors"
+	"net/http"
+
+	"github.com/parleymesh/parley/internal/identity"
+)
+
+// Codes that a client may see. They say what to do about a refusal and nothing
+// about rules, other callers or why a credential was not good.
+const (
+	CodeNotAllowed          = "call_not_allowed"     // 403
+	CodeCredentialsRequired = "credentials_required" // 401
+	CodeCredentialsInvalid  = "credentials_invalid"  // 401
+	CodeRouteNotFound       = "route_not_found"      // 404
+	CodeNotReady            = "not_ready"            // 503
+	CodeAuditUnavailable    = "audit_unavailable"    // 503
+)
+
+// Reasons of gate's own, for the record only. Those of rules are policy's.
+const (
+	ReasonNotReady         = "not_ready"          // no snapshot or no trust yet
+	ReasonAuditUnavailable = "audit_unavailable"  // events cannot be recorded now
+	ReasonRouteNotFound    = "route_not_found"    // no route of the gateway matches
+	ReasonRouteChanged     = "route_changed"      // the route is of another revision
+	ReasonUnknownEnd       = "unknown_end"        // a listener that gate does not know: a defect
+	ReasonOutbound         = "outbound"           // the caller's end, which decides nothing
+	ReasonNoIdentity       = "identity_missing"   // a mesh connection without a verified peer
+	ReasonExpired          = "credential_expired" // the peer's certificate ended
+	ReasonBanned           = "banned"             // the peer is banned
+	ReasonNotMember        = "not_member"         // the peer is not in the mesh file
+	ReasonTrustWithdrawn   = "trust_withdrawn"    // the peer's trust domain is trusted no more
+	ReasonKeyMalformed     = "key_malformed"      // no API key, or a mistyped one
+	ReasonKeyUnknown       = "key_unknown"        // made up, or revoked
+	ReasonKeyExpired       = "key_expired"        // past its end
+	ReasonKeySeveral       = "key_several"        // more than one credential
+)
+
+// Codes of Refuse that gate itself knows; any other is a request that was
+// refused for its form.
+const (
+	CodeProcessRefused   = "process_not_service" // a local process is not the listener's service
+	CodeHandshakeRefused = "handshake_refused"   // a TLS peer was not admitted
+)
+
+// formStatus is the HTTP status of a request that was refused for its form.
+func formStatus(code string) int {
+	switch code {
+	case "method_refused":
+		return http.StatusMethodNotAllowed
+	case "upgrade_refused":
+		return http.StatusNotImplemented
+	}
+	return http.StatusBadRequest
+}
+
+// handshakeReason is why a TLS peer was not admitted, as precisely as err says.
+func handshakeReason(err error) string {
+	for _, r := range []struct {
+		err    error
+		reason string
+	}{
+		{identity.ErrBanned, ReasonBanned},
+		{identity.ErrNotMember, ReasonNotMember},
+		{identity.ErrExpired, ReasonExpired},
+		{identity.ErrNotYetValid, "credential_not_yet_valid"},
+		{identity.ErrUntrustedDomain, "untrusted_domain"},
+		{identity.ErrChain, "chain_untrusted"},
+		{identity.ErrChainTooLong, "chain_too_long"},
+		{identity.ErrNoCredential, ReasonNoIdentity},
+	} {
+		if errors.Is(err, r.err) {
+			return r.reason
+		}
+	}
+	return CodeHandshakeRefused
+}

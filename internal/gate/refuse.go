@@ -1,0 +1,79 @@
+package gate
+
+import (
+	"net/http"
+	"strconv"
+
+	"github.com/parleymesh/parley/internal/audit"
+	"github.com/parleymesh/parley/internal/call"
+	"github.com/parleymesh/parley/internal/identity"
+)
+
+// Refuse records a refusal that is not gate's: a TLS peer that was not admitted
+// (CodeHandshakeRefused), a local process that is not the listener's service
+// (CodeProcessRefused), or, with any other code, a request whose form was
+// refused. err says why, for the record. It sets r.Verdict and returns it; code
+// is what the client may see. If r was checked and not done, this is its event.
+func (g *Gate) Refuse(r *call.Request, code string, err error) call.Verdict {
+	now := g.cfg.Clock.Now()
+	v := deny(http.StatusForbidden, plain(code), plain(code))
+	v.Revision = g.state.Load().policy.Revision()
+	if _, ok := g.open.take(r.Verdict.ID); ok {
+		v.ID = r.Verdict.ID
+	} else {
+		v.ID = audit.NewID(now)
+	}
+	action := audit.Call
+	switch code {
+	case CodeHandshakeRefused:
+		action, v.Reason = audit.HandshakeRefused, handshakeReason(err)
+	case CodeProcessRefused:
+		action = audit.ProcessRefused
+	default:
+		v.Status = formStatus(code)
+	}
+	r.Caller, r.Verdict = identity.Caller{}, v
+	o := call.Outcome{End: now}
+	if r.Protocol == call.HTTP && action != audit.HandshakeRefused {
+		o.Status = v.Status
+	}
+	rec := g.newRecord(r, &o)
+	rec.event.Action, rec.event.Message = action, message(err)
+	if action != audit.Call {
+		rec.caller.Service = "" // what a peer claims and was not admitted with stays in its ID
+	}
+	if action == audit.ProcessRefused {
+		rec.caller.ID = identity.ID{} // whoever it was, not the service
+	}
+	g.metrics.refused(g.state.Load().meters, r, &o, action)
+	g.record(&rec.event)
+	return v
+}
+
+// plain is code if it is one, so that no outside bytes become a code.
+func plain(code string) string {
+	for i := 0; i < len(code); i++ {
+		if c := code[i]; (c < 'a' || c > 'z') && c != '_' && (c < '0' || c > '9') {
+			return "refused"
+		}
+	}
+	if code == "" || len(code) > 64 {
+		return "refused"
+	}
+	return code
+}
+
+// message is err's text, quoted where it holds anything but visible ASCII: it
+// may repeat what a stranger wrote.
+func message(err error) string {
+	if err == nil {
+		return ""
+	}
+	text := err.Error()
+	for i := 0; i < len(text); i++ {
+		if text[i] < ' ' || text[i] > '~' {
+			return strconv.QuoteToASCII(text)
+		}
+	}
+	return text
+}

@@ -1,0 +1,107 @@
+package gate
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/parleymesh/parley/internal/call"
+	"github.com/parleymesh/parley/internal/gate/authn"
+	"github.com/parleymesh/parley/internal/identity"
+	"github.com/parleymesh/parley/internal/policy"
+	"github.com/parleymesh/parley/internal/snapshot"
+)
+
+// A state is everything that a decision depends on, as one value: a request is
+// decided by one state from beginning to end. It is immutable but for meters,
+// which only remembers where to count.
+type state struct {
+	policy *policy.Set // nil before the first Apply
+	keys   *authn.Keys
+	routes map[string]edgeRoute // by policy target
+	trust  func() *identity.Trust
+	meters *meters
+	// former is the state before the newest revision, for requests whose route
+	// was matched just before it came. It has no former of its own.
+	former *state
+}
+
+// of is the state that a request is decided by: the newest one, but at an edge
+// that of the revision by which its route was matched, so that a rule is never
+// asked about another route than its own. Nil where that is gone.
+func (s *state) of(r *call.Request) *state {
+	if r.End != call.Edge || s.policy.Revision() == r.Revision {
+		return s
+	}
+	if s.former == nil || s.former.policy.Revision() != r.Revision {
+		return nil
+	}
+	// Keys and trust are always the newest: what was revoked since stays so.
+	old := *s.former
+	old.keys, old.trust = s.keys, s.trust
+	return &old
+}
+
+// An edgeRoute is what gate knows of a gateway's route.
+type edgeRoute struct {
+	to string
+	// keys says that an API key counts there. Where none does, whatever the
+	// client sends in a key's place is the application's business.
+	keys bool
+}
+
+// Apply makes snap what is decided by, from the next request on. On an error the
+// state before stays.
+func (g *Gate) Apply(snap *snapshot.Snapshot) error {
+	if snap == nil {
+		return errors.New("apply a snapshot: there is none")
+	}
+	routes := map[string]edgeRoute{}
+	var targets []string
+	for _, s := range snap.Services {
+		targets = append(targets, s.Name)
+	}
+	for _, gw := range snap.Gateways {
+		for _, r := range gw.Routes {
+			targets = append(targets, r.PolicyTarget)
+			routes[r.PolicyTarget] = edgeRoute{to: r.To}
+		}
+	}
+	for _, rule := range snap.Rules {
+		if r, ok := routes[rule.Target]; ok && slices.ContainsFunc(rule.Any, wantsKey) {
+			r.keys = true
+			routes[rule.Target] = r
+		}
+	}
+	set, err := policy.Compile(snap.Revision, targets, snap.Rules)
+	if err != nil {
+		return fmt.Errorf("apply revision %d: %w", snap.Revision, err)
+	}
+	keys, meters := authn.NewKeys(snap.APIKeys), g.metrics.of(snap)
+	g.replace(func(s *state) {
+		if s.policy != nil && s.policy.Revision() != snap.Revision {
+			former := *s
+			former.former = nil
+			s.former = &former
+		}
+		s.policy, s.keys, s.routes, s.meters = set, keys, routes, meters
+	})
+	return nil
+}
+
+// SetTrust makes trust what callers are admitted by. It is asked for each
+// request and must not block.
+func (g *Gate) SetTrust(trust func() *identity.Trust) {
+	g.replace(func(s *state) { s.trust = trust })
+}
+
+// replace swaps the state for a changed copy.
+func (g *Gate) replace(change func(*state)) {
+	g.swap.Lock()
+	defer g.swap.Unlock()
+	next := *g.state.Load()
+	change(&next)
+	g.state.Store(&next)
+}
+
+func wantsKey(r policy.Requirement) bool { return r.Kind == policy.APIKey }
