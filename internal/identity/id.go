@@ -49,8 +49,13 @@ func (td TrustDomain) String() string { return td.name }
 func (td TrustDomain) IsZero() bool { return td.name == "" }
 
 // ID is the trust domain's own ID, which has no path. It identifies signing
-// certificates and never a workload.
-func (td TrustDomain) ID() ID { return ID{scheme + td.name, len(td.name)} }
+// certificates and never a workload. The zero TrustDomain has the zero ID.
+func (td TrustDomain) ID() ID {
+	if td.IsZero() {
+		return ID{}
+	}
+	return ID{scheme + td.name, len(td.name)}
+}
 
 // An ID is a SPIFFE ID that passed every rule of the specification. IDs are
 // compared byte by byte (==); nothing is ever decoded or cleaned

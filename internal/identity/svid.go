@@ -2,12 +2,14 @@ package identity
 
 import (
 	"crypto/x509"
+	"encoding/asn1"
 	"errors"
 	"slices"
 )
 
 // Errors of LeafID, one a rule of X509-SVID.md; crypto/x509 checks none of them.
 var (
+	ErrAltNames   = errors.New("the certificate's subject alternative names cannot be read")
 	ErrURICount   = errors.New("an X509-SVID has exactly one URI name")
 	ErrLeafIsCA   = errors.New("an X509-SVID leaf is not a CA certificate")
 	ErrLeafUsage  = errors.New("an X509-SVID leaf has digitalSignature and neither keyCertSign nor cRLSign")
@@ -16,20 +18,34 @@ var (
 	ErrSigner     = errors.New("a signing certificate is a CA with keyCertSign and an ID without a path")
 )
 
-// LeafID is the SPIFFE ID of a leaf certificate after every structural check of
-// X509-SVID.md sections 2 to 5. It says nothing about who signed it.
+// The object identifiers of two extensions (RFC 5280 sections 4.2.1.3 and 4.2.1.6).
+var (
+	oidKeyUsage       = asn1.ObjectIdentifier{2, 5, 29, 15}
+	oidSubjectAltName = asn1.ObjectIdentifier{2, 5, 29, 17}
+)
+
+// tagURI is the choice uniformResourceIdentifier of a GeneralName (RFC 5280
+// section 4.2.1.6).
+const tagURI = 6
+
+// LeafID is the SPIFFE ID of a parsed leaf certificate after every structural
+// check of X509-SVID.md sections 2 to 5. It says nothing about who signed it.
 func LeafID(leaf *x509.Certificate) (ID, error) {
-	if len(leaf.URIs) != 1 {
+	uris, err := uriNames(leaf)
+	if err != nil {
+		return ID{}, err
+	}
+	if len(uris) != 1 {
 		return ID{}, ErrURICount
 	}
-	id, err := ParseID(leaf.URIs[0].String())
+	id, err := ParseID(uris[0])
 	if err != nil {
 		return ID{}, err
 	}
 	switch {
 	case id.Path() == "":
 		return ID{}, ErrLeafNoPath
-	case leaf.IsCA || !leaf.BasicConstraintsValid && leaf.MaxPathLen > 0:
+	case leaf.IsCA:
 		return ID{}, ErrLeafIsCA
 	case leaf.KeyUsage&x509.KeyUsageDigitalSignature == 0,
 		leaf.KeyUsage&(x509.KeyUsageCertSign|x509.KeyUsageCRLSign) != 0,
@@ -47,18 +63,43 @@ func LeafID(leaf *x509.Certificate) (ID, error) {
 // sections 2 and 4): CA, keyCertSign, and, where it has a URI name, exactly one
 // that is td's own ID.
 func CheckSigner(cert *x509.Certificate, td TrustDomain) error {
-	if !cert.IsCA || !cert.BasicConstraintsValid || cert.KeyUsage&x509.KeyUsageCertSign == 0 || len(cert.URIs) > 1 {
+	if !cert.IsCA || !cert.BasicConstraintsValid || cert.KeyUsage&x509.KeyUsageCertSign == 0 {
 		return ErrSigner
 	}
-	if len(cert.URIs) == 1 && cert.URIs[0].String() != td.ID().String() {
+	uris, err := uriNames(cert)
+	if err != nil || len(uris) > 1 {
+		return ErrSigner
+	}
+	if len(uris) == 1 && uris[0] != td.ID().String() {
 		return ErrSigner
 	}
 	return nil
 }
 
+// uriNames reads the URI names from the extension's own bytes. The URIs that
+// crypto/x509 offers went through net/url, which normalises: an upper-case
+// scheme comes back in lower case, an empty fragment not at all.
+func uriNames(cert *x509.Certificate) (uris []string, err error) {
+	for _, e := range cert.Extensions {
+		if !e.Id.Equal(oidSubjectAltName) {
+			continue
+		}
+		var names []asn1.RawValue
+		if rest, err := asn1.Unmarshal(e.Value, &names); err != nil || len(rest) > 0 {
+			return nil, ErrAltNames
+		}
+		for _, n := range names {
+			if n.Class == asn1.ClassContextSpecific && n.Tag == tagURI {
+				uris = append(uris, string(n.Bytes))
+			}
+		}
+	}
+	return uris, nil
+}
+
 func keyUsageCritical(cert *x509.Certificate) bool {
 	for _, e := range cert.Extensions {
-		if e.Id.Equal([]int{2, 5, 29, 15}) {
+		if e.Id.Equal(oidKeyUsage) {
 			return e.Critical
 		}
 	}

@@ -45,6 +45,10 @@ type Trust struct {
 	// Members are the identities that the mesh file names; nobody else
 	// completes a handshake, whatever certificate it holds.
 	Members map[ID]bool
+	// AnyMember admits whomever a bundle vouches for, and so leaves Members
+	// unread: for a process that is not told who the members are and decides
+	// about each caller itself, which is the SDK.
+	AnyMember bool
 	// Banned identities are refused even where they are members.
 	Banned map[ID]bool
 }
@@ -54,7 +58,7 @@ func (t *Trust) Admit(id ID) error {
 	switch {
 	case t.Banned[id]:
 		return fmt.Errorf("%s: %w", id, ErrBanned)
-	case !t.Members[id]:
+	case !t.AnyMember && !t.Members[id]:
 		return fmt.Errorf("%s: %w", id, ErrNotMember)
 	}
 	return nil
@@ -63,7 +67,8 @@ func (t *Trust) Admit(id ID) error {
 // Verify checks a whole presented chain, leaf first, at now: every SPIFFE rule,
 // the signatures up to a root of the bundle of the leaf's own trust domain, the
 // times, and Admit. It returns the leaf's ID: the only place in the program
-// where a certificate becomes an identity.
+// where a certificate becomes an identity. Beside an error the ID is at most what
+// the certificate claims, for the record of the refusal.
 func (t *Trust) Verify(chain []*x509.Certificate, now time.Time) (ID, error) {
 	if len(chain) == 0 {
 		return ID{}, ErrNoCredential
@@ -83,7 +88,7 @@ func (t *Trust) Verify(chain []*x509.Certificate, now time.Time) (ID, error) {
 		return id, fmt.Errorf("%s begins %s: %w", id, leaf.NotBefore.UTC().Format(time.RFC3339), ErrNotYetValid)
 	}
 	bundle := t.Bundles[id.TrustDomain()]
-	if bundle == nil {
+	if bundle == nil || bundle.TrustDomain != id.TrustDomain() {
 		return id, fmt.Errorf("%s: %w", id.TrustDomain(), ErrUntrustedDomain)
 	}
 	if err := bundle.verifyChain(chain, now); err != nil {
@@ -109,14 +114,24 @@ func (b *Bundle) verifyChain(chain []*x509.Certificate, now time.Time) error {
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrChain, err)
 	}
-next:
 	for _, path := range paths {
-		for _, signer := range path[1:] {
-			if err = CheckSigner(signer, b.TrustDomain); err != nil {
-				continue next
-			}
+		if err = checkPathSigners(path, b.TrustDomain); err == nil {
+			return nil
 		}
-		return nil
 	}
 	return fmt.Errorf("%w: %w", ErrChain, err)
+}
+
+// checkPathSigners wants at least one signer: x509.Verify is content with a leaf
+// that stands among the roots itself, and so was never signed by a CA.
+func checkPathSigners(path []*x509.Certificate, td TrustDomain) error {
+	if len(path) < 2 {
+		return ErrSigner
+	}
+	for _, signer := range path[1:] {
+		if err := CheckSigner(signer, td); err != nil {
+			return err
+		}
+	}
+	return nil
 }

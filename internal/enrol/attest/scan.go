@@ -1,0 +1,187 @@
+package attest
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/parleymesh/parley/internal/clock"
+)
+
+// scanLimit is how long one look through /proc may take.
+const scanLimit = time.Second
+
+// A holder is a process and its descriptor for a socket.
+type holder struct{ pid, fd int }
+
+// A scanner finds the processes that hold a socket. One scan answers everybody
+// who asked before it began, so that however many connections arrive, one core
+// at most reads /proc.
+type scanner struct {
+	clk  clock.Clock
+	mu   sync.Mutex // guards next
+	next *scan
+	run  sync.Mutex // held while a scan runs
+}
+
+// A scan is one look through all descriptors of all processes.
+type scan struct {
+	found map[uint32][]holder // by the inodes that are looked for
+	done  bool
+	err   error
+}
+
+// holders are the processes that hold inode. Those that this agent may not look
+// into are not among them.
+func (s *scanner) holders(inode uint32) ([]holder, error) {
+	s.mu.Lock()
+	if s.next == nil {
+		s.next = &scan{found: map[uint32][]holder{}}
+	}
+	mine := s.next
+	mine.found[inode] = nil
+	s.mu.Unlock()
+
+	s.run.Lock()
+	defer s.run.Unlock()
+	if !mine.done {
+		s.mu.Lock()
+		s.next = nil // from here on nobody joins
+		s.mu.Unlock()
+		mine.err = mine.walk(s.clk)
+		mine.done = true
+	}
+	return mine.found[inode], mine.err
+}
+
+func (s *scan) walk(clk clock.Clock) error {
+	proc, err := unix.Open("/proc", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("/proc: %w", err)
+	}
+	defer unix.Close(proc)
+	end := clk.Now().Add(scanLimit)
+	pids, fds, link := make([]byte, 32<<10), make([]byte, 32<<10), make([]byte, 64)
+	late := false
+	err = entries(proc, pids, func(name []byte) bool {
+		if pid, ok := decimal(name); ok {
+			s.process(proc, pid, fds, link)
+			late = clk.Now().After(end)
+		}
+		return !late
+	})
+	if late {
+		return errors.New("looking through /proc took too long")
+	}
+	return err
+}
+
+// process looks at the descriptors of one process. One that ended meanwhile or
+// may not be looked into holds nothing that we can see.
+func (s *scan) process(proc, pid int, buf, link []byte) {
+	dir, err := unix.Openat(proc, fmt.Sprintf("%d/fd", pid), unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return
+	}
+	defer unix.Close(dir)
+	_ = entries(dir, buf, func(name []byte) bool {
+		fd, ok := decimal(name)
+		if !ok {
+			return true
+		}
+		n, err := unix.Readlinkat(dir, string(name), link)
+		if err != nil {
+			return true
+		}
+		if inode, ok := socketInode(link[:n]); ok {
+			if held, wanted := s.found[inode]; wanted {
+				s.found[inode] = append(held, holder{pid, fd})
+			}
+		}
+		return true
+	})
+}
+
+// holds says whether descriptor fd of process pid is still the socket.
+func (h holder) holds(inode uint32) bool {
+	link := make([]byte, 64)
+	n, err := unix.Readlink(fmt.Sprintf("/proc/%d/fd/%d", h.pid, h.fd), link)
+	if err != nil {
+		return false
+	}
+	is, ok := socketInode(link[:n])
+	return ok && is == inode
+}
+
+// socketInode reads "socket:[123]" (proc_pid_fd(5)).
+func socketInode(link []byte) (uint32, bool) {
+	rest, ok := bytes.CutPrefix(link, []byte("socket:["))
+	if !ok || len(rest) < 2 || rest[len(rest)-1] != ']' {
+		return 0, false
+	}
+	var n uint64
+	for _, c := range rest[:len(rest)-1] {
+		if c < '0' || c > '9' || n > 1<<32 {
+			return 0, false
+		}
+		n = n*10 + uint64(c-'0')
+	}
+	return uint32(n), n < 1<<32
+}
+
+// entries calls each with every name in an open directory until it says false.
+// os.ReadDir would look at every entry's type and sort them.
+func entries(dir int, buf []byte, each func(name []byte) bool) error {
+	for {
+		n, err := unix.Getdents(dir, buf)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil || n <= 0 {
+			return err
+		}
+		if !eachName(buf[:n], each) {
+			return nil
+		}
+	}
+}
+
+// eachName walks the linux_dirent64 records of getdents64(2): 8 bytes inode, 8
+// offset, 2 length of the record, 1 type, then the name up to a zero byte.
+func eachName(b []byte, each func(name []byte) bool) bool {
+	const header = 19
+	for len(b) > header {
+		size := int(binary.NativeEndian.Uint16(b[16:]))
+		if size <= header || size > len(b) {
+			return false
+		}
+		name := b[header:size]
+		if i := bytes.IndexByte(name, 0); i >= 0 {
+			name = name[:i]
+		}
+		if !each(name) {
+			return false
+		}
+		b = b[size:]
+	}
+	return true
+}
+
+// decimal reads a process or descriptor number.
+func decimal(name []byte) (n int, ok bool) {
+	if len(name) == 0 || len(name) > 9 {
+		return 0, false
+	}
+	for _, c := range name {
+		if c < '0' || c > '9' {
+			return 0, false
+		}
+		n = n*10 + int(c-'0')
+	}
+	return n, true
+}
