@@ -1,0 +1,254 @@
+package mtls
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"io"
+	"net"
+	"net/netip"
+	"slices"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/parleymesh/parley/internal/call"
+	"github.com/parleymesh/parley/internal/clock"
+)
+
+// ErrCrowded says that a handshake had to give way to newer ones.
+var ErrCrowded = errors.New("too many handshakes are under way and this was the oldest")
+
+// A peer that was refused gets this long, and this many of its bytes read, to
+// see the alert: a close with unread bytes is a reset, which takes the alert
+// along.
+const (
+	lingerTime  = 500 * time.Millisecond
+	lingerBytes = 64 << 10
+)
+
+// patience is how long a handshake may take before it has to give way where the
+// listener is full. It is far above what an honest one needs.
+const patience = time.Second
+
+// ListenerConfig is how a Listener shakes hands.
+type ListenerConfig struct {
+	// Timeout bounds a handshake; zero is HandshakeTimeout.
+	Timeout time.Duration
+	// Clock is required.
+	Clock clock.Clock
+	// MaxHandshakes are under way at once; zero is MaxHandshakes of this package.
+	MaxHandshakes int
+	// Refused, where set, is told of each failed handshake but those that
+	// the peer broke off, with what its certificate claims, if it sent one. It is called concurrently.
+	Refused func(remote netip.AddrPort, err error, peer call.Peer)
+	// Conns, where set, registers each connection under its peer until it is closed.
+	Conns *Conns
+}
+
+// listener shakes hands concurrently, so that a slow peer delays nobody else.
+type listener struct {
+	inner net.Listener
+	tls   *tls.Config
+	cfg   ListenerConfig
+
+	ready  chan *tls.Conn
+	ctx    context.Context // ends with Close
+	cancel context.CancelFunc
+	wg     sync.WaitGroup // the accept loop and every handshake
+
+	mu       sync.Mutex // guards what follows
+	room     *sync.Cond // a handshake has ended, or Close was called
+	underway []*shake   // oldest first
+	err      error      // why the accept loop ended
+}
+
+// A shake is one handshake under way.
+type shake struct {
+	started time.Time
+	raw     net.Conn
+	evicted bool
+}
+
+// NewListener wraps inner: Accept yields *tls.Conn whose handshake is complete.
+// Handshakes run without waiting for Accept. When cfg.MaxHandshakes are under
+// way, the oldest gives way if it has taken longer than a second; otherwise new
+// connections wait in the kernel. Close ends the handshakes under way.
+func NewListener(inner net.Listener, config *tls.Config, cfg ListenerConfig) net.Listener {
+	if cfg.Timeout == 0 {
+		cfg.Timeout = HandshakeTimeout
+	}
+	if cfg.MaxHandshakes == 0 {
+		cfg.MaxHandshakes = MaxHandshakes
+	}
+	l := &listener{inner: inner, tls: config, cfg: cfg, ready: make(chan *tls.Conn)}
+	l.room = sync.NewCond(&l.mu)
+	l.ctx, l.cancel = context.WithCancel(context.Background())
+	l.wg.Add(1)
+	go l.accept()
+	return l
+}
+
+// Accept implements net.Listener.
+func (l *listener) Accept() (net.Conn, error) {
+	select {
+	case c := <-l.ready:
+		return c, nil
+	case <-l.ctx.Done():
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		if l.err != nil {
+			return nil, l.err
+		}
+		return nil, net.ErrClosed
+	}
+}
+
+// Addr implements net.Listener.
+func (l *listener) Addr() net.Addr { return l.inner.Addr() }
+
+// Close implements net.Listener. Connections that Accept did not yield are closed.
+func (l *listener) Close() error {
+	l.cancel()
+	err := l.inner.Close()
+	l.mu.Lock()
+	for _, s := range l.underway {
+		_ = s.raw.Close()
+	}
+	l.room.Broadcast()
+	l.mu.Unlock()
+	l.wg.Wait()
+	return err
+}
+
+func (l *listener) accept() {
+	defer l.wg.Done()
+	defer l.cancel()
+	for {
+		raw, err := l.inner.Accept()
+		if err != nil {
+			var temporary interface{ Temporary() bool }
+			if errors.As(err, &temporary) && temporary.Temporary() && l.cfg.Clock.Sleep(l.ctx, 20*time.Millisecond) == nil {
+				continue // out of descriptors: others will end
+			}
+			l.mu.Lock()
+			l.err = err
+			l.mu.Unlock()
+			return
+		}
+		s := l.enter(raw)
+		if s == nil {
+			_ = raw.Close()
+			return
+		}
+		l.wg.Add(1)
+		go l.serve(s)
+	}
+}
+
+// enter waits for room; nil once the listener is closed.
+func (l *listener) enter(raw net.Conn) *shake {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for len(l.underway) >= l.cfg.MaxHandshakes && l.ctx.Err() == nil {
+		now := l.cfg.Clock.Now()
+		oldest := l.underway[0]
+		if wait := patience - now.Sub(oldest.started); wait > 0 {
+			l.waitRoom(wait)
+			continue
+		}
+		oldest.evicted = true
+		_ = oldest.raw.Close()
+		l.underway = slices.Delete(l.underway, 0, 1)
+	}
+	if l.ctx.Err() != nil {
+		return nil
+	}
+	s := &shake{started: l.cfg.Clock.Now(), raw: raw}
+	l.underway = append(l.underway, s)
+	return s
+}
+
+// waitRoom waits for room at most for d. It requires l.mu.
+func (l *listener) waitRoom(d time.Duration) {
+	ctx, cancel := context.WithCancel(l.ctx)
+	defer cancel()
+	l.wg.Add(1)
+	go func() {
+		defer l.wg.Done()
+		_ = l.cfg.Clock.Sleep(ctx, d)
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.room.Broadcast()
+	}()
+	l.room.Wait()
+}
+
+func (l *listener) leave(s *shake) (evicted bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if i := slices.Index(l.underway, s); i >= 0 {
+		l.underway = slices.Delete(l.underway, i, i+1)
+	}
+	l.room.Signal()
+	return s.evicted
+}
+
+func (l *listener) serve(s *shake) {
+	defer l.wg.Done()
+	w := &conn{Conn: s.raw}
+	c := tls.Server(w, l.tls)
+	_ = s.raw.SetDeadline(l.cfg.Clock.Now().Add(l.cfg.Timeout))
+	err := c.HandshakeContext(l.ctx)
+	evicted := l.leave(s)
+	if err == nil && l.ctx.Err() == nil {
+		_ = s.raw.SetDeadline(time.Time{})
+		w.learn(c.ConnectionState())
+		if l.cfg.Conns != nil && !w.peer.ID.IsZero() {
+			w.onClose(l.cfg.Conns.Track(c, w.peer.ID))
+		}
+		select {
+		case l.ready <- c:
+		case <-l.ctx.Done():
+			_ = c.Close()
+		}
+		return
+	}
+	if l.ctx.Err() != nil {
+		_ = w.Close()
+		return // our own end is nobody's refusal
+	}
+	if evicted {
+		err = ErrCrowded
+	}
+	peer, _ := Facts(c.ConnectionState())
+	// A peer that left by itself was not refused: a probe of the port, or a
+	// client that did not need the connection after all.
+	if l.cfg.Refused != nil && !left(err) {
+		l.cfg.Refused(addrPort(s.raw.RemoteAddr()), err, peer)
+	}
+	l.linger(w)
+}
+
+func left(err error) bool {
+	return errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
+}
+
+// linger lets the peer see the alert before the connection goes.
+func (l *listener) linger(w *conn) {
+	defer w.Close()
+	defer context.AfterFunc(l.ctx, func() { _ = w.Close() })()
+	if w.CloseWrite() != nil {
+		return
+	}
+	_ = w.SetDeadline(l.cfg.Clock.Now().Add(lingerTime))
+	_, _ = io.CopyN(io.Discard, w, lingerBytes)
+}
+
+func addrPort(a net.Addr) netip.AddrPort {
+	if tcp, ok := a.(*net.TCPAddr); ok {
+		ap := tcp.AddrPort()
+		return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
+	}
+	return netip.AddrPort{}
+}

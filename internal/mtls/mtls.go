@@ -1,0 +1,92 @@
+// Package mtls builds every tls.Config of the program: servers and clients of
+// the mesh, which prove a SPIFFE identity to each other by TLS 1.3, and the
+// edge, which only proves its own. It also holds what belongs to a connection
+// and to no protocol: the listener that yields connections after their
+// handshake, the dialer that keeps sessions, and the register of open
+// connections that a withdrawn identity is cut off by.
+//
+// The peer is verified in VerifyConnection, by identity.Trust.Verify, on full
+// and on resumed handshakes alike: crypto/tls does not call VerifyPeerCertificate
+// for a resumed session, and does not look at the roots again under
+// RequireAnyClientCert.
+//
+// It refuses to decide what a verified peer may do, and to skip verification
+// for any reason.
+package mtls
+
+import (
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/parleymesh/parley/internal/clock"
+	"github.com/parleymesh/parley/internal/identity"
+)
+
+// Errors of a handshake, beside those of identity.
+var (
+	ErrNoCertificate  = errors.New("the peer presented no certificate")
+	ErrNoTrust        = errors.New("nothing is trusted yet")
+	ErrUnexpectedPeer = errors.New("the peer is another service than the one that was called")
+	ErrVersion        = errors.New("the connection is not TLS 1.3")
+)
+
+// Server is the configuration of a listener that workloads call. Credential and
+// trust come from src at each handshake, so renewal and a change of trust need
+// no new configuration; the time comes from clk. alpn are the application
+// protocols in order of preference; with none, the peer's are ignored.
+//
+// A ticket resumes a session only under the trust epoch in which it was issued
+// and only while the client's leaf lasts; any other ticket is declined without
+// an error, and a full handshake follows.
+func Server(src identity.Source, clk clock.Clock, alpn ...string) *tls.Config {
+	cfg := &tls.Config{
+		MinVersion: tls.VersionTLS13,
+		NextProtos: alpn,
+		Time:       clk.Now,
+		// Any certificate at all, because VerifyConnection verifies it: the
+		// standard library knows neither SPIFFE nor bundles by trust domain.
+		ClientAuth: tls.RequireAnyClientCert,
+		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+			c, err := current(src, clk.Now())
+			if err != nil {
+				return nil, err
+			}
+			return c.Certificate(), nil
+		},
+		VerifyConnection: func(cs tls.ConnectionState) error {
+			_, err := verify(src, cs, clk.Now())
+			return err
+		},
+	}
+	bindTickets(cfg, src, clk)
+	return cfg
+}
+
+// verify is the one judgement of a peer, for both sides.
+func verify(src identity.Source, cs tls.ConnectionState, now time.Time) (identity.ID, error) {
+	trust := src.Trust()
+	switch {
+	case trust == nil:
+		return identity.ID{}, ErrNoTrust
+	case cs.Version < tls.VersionTLS13:
+		return identity.ID{}, ErrVersion
+	case len(cs.PeerCertificates) == 0:
+		return identity.ID{}, ErrNoCertificate
+	}
+	return trust.Verify(cs.PeerCertificates, now)
+}
+
+// current is src's credential while it lasts. An expired one is not presented:
+// every peer would refuse it, and the reason would stand in the peer's log only.
+func current(src identity.Source, now time.Time) (*identity.Credential, error) {
+	c, err := src.Credential()
+	if err != nil {
+		return nil, fmt.Errorf("own credential: %w", err)
+	}
+	if now.After(c.NotAfter()) {
+		return nil, fmt.Errorf("own credential of %s ended %s: %w", c.ID, c.NotAfter().UTC().Format(time.RFC3339), identity.ErrExpired)
+	}
+	return c, nil
+}

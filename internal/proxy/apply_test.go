@@ -1,0 +1,335 @@
+package proxy_test
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/parleymesh/parley/internal/call"
+	"github.com/parleymesh/parley/internal/fault"
+	"github.com/parleymesh/parley/internal/proxy"
+	"github.com/parleymesh/parley/internal/proxy/route"
+	"github.com/parleymesh/parley/internal/snapshot"
+)
+
+func okApp(t testing.TB, answer string) string {
+	return httpApp(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, answer) }))
+}
+
+// A process that is not the service is answered and recorded once, whatever it
+// asks for, and the service goes on.
+func TestProcessRefused(t *testing.T) {
+	t.Parallel()
+	for _, h2 := range []bool{false, true} {
+		p := newPair(t, pairConfig{protocol: call.HTTP, app: okApp(t, "secret")})
+		p.web.setAttest(func(service string, c net.Conn) (call.Process, error) {
+			if service != "web" || c.RemoteAddr() == nil {
+				t.Errorf("asked about %s", service)
+			}
+			return call.Process{PID: 666, UID: 1001}, errNotService
+		})
+		c := client(t, h2)
+		resp, body := get(t, c, p.url+"/a/../b")
+		e := p.web.gate.Finished(1)[0]
+		if resp.StatusCode != 403 || !strings.Contains(body, "process_not_service") || strings.Contains(body, "secret") || resp.Header.Get("Parley-Decision") != e.Request.Verdict.ID {
+			t.Errorf("got %d %s", resp.StatusCode, body)
+		}
+		if e.Code != route.ProcessRefused || !errors.Is(e.Err, errNotService) || e.Request.Process.PID != 666 || e.Request.Listener != "web.calls.orders" || !e.Request.Remote.IsValid() {
+			t.Errorf("recorded %+v", e)
+		}
+		if len(p.orders.gate.Entries()) > 0 {
+			t.Error("the call went on")
+		}
+	}
+	t.Run("tcp", func(t *testing.T) {
+		reached := make(chan struct{}, 1)
+		p := newPair(t, pairConfig{protocol: call.TCP, app: tcpApp(t, "tcp", func(net.Conn) { reached <- struct{}{} })})
+		p.web.setAttest(func(string, net.Conn) (call.Process, error) { return call.Process{UID: 1001}, errNotService })
+		// The reset may come while the connection is still being made.
+		if c, err := net.Dial("tcp", p.web.addr("web.calls.orders")); err == nil {
+			_, _ = io.WriteString(c, "x")
+			if got, err := io.ReadAll(c); err == nil || len(got) > 0 {
+				t.Errorf("got %q, %v", got, err)
+			}
+			_ = c.Close()
+		}
+		if e := p.web.gate.Finished(1)[0]; e.Code != route.ProcessRefused || e.Request.Protocol != call.TCP {
+			t.Errorf("recorded %+v", e)
+		}
+	})
+}
+
+// An attestation that takes its time holds up nobody else.
+func TestSlowAttestation(t *testing.T) {
+	t.Parallel()
+	p := newPair(t, pairConfig{protocol: call.HTTP, app: okApp(t, "ok")})
+	first, release := make(chan struct{}), make(chan struct{})
+	var asked atomic.Int32
+	p.web.setAttest(func(string, net.Conn) (call.Process, error) {
+		if asked.Add(1) == 1 {
+			close(first)
+			<-release
+		}
+		return call.Process{}, nil
+	})
+	done := make(chan string, 1)
+	go func() {
+		_, body := get(t, client(t, false), p.url)
+		done <- body
+	}()
+	<-first
+	if _, body := get(t, client(t, false), p.url); body != "ok" {
+		t.Errorf("got %q", body)
+	}
+	close(release)
+	if body := <-done; body != "ok" {
+		t.Errorf("the first got %q", body)
+	}
+}
+
+func TestApplyKeepsConnections(t *testing.T) {
+	t.Parallel()
+	p := newPair(t, pairConfig{protocol: call.HTTP, app: okApp(t, "one")})
+	var dials atomic.Int32
+	tr := &http.Transport{DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+		dials.Add(1)
+		var d net.Dialer
+		return d.DialContext(ctx, network, addr)
+	}}
+	defer tr.CloseIdleConnections()
+	c := &http.Client{Transport: tr}
+	if _, body := get(t, c, p.url); body != "one" {
+		t.Fatalf("got %q", body)
+	}
+	// Another application address, and another service beside: the listener and
+	// its connections stay, the route is new.
+	p.in.Services[0].Inbound.App = okApp(t, "two")
+	p.in.Services = append(p.in.Services, snapshot.Service{Name: "db", ID: p.ca.ID(t, "orders"), Inbound: &snapshot.Inbound{
+		Listen: "127.0.0.1:0", App: "127.0.0.1:1", Protocol: "tcp",
+	}})
+	before := p.orders.addr("orders.inbound")
+	p.orders.apply(&p.in)
+	p.web.apply(&p.out)
+	if p.orders.addr("orders.inbound") != before {
+		t.Error("the listener moved")
+	}
+	if _, body := get(t, c, p.url); body != "two" {
+		t.Errorf("got %q", body)
+	}
+	in := p.orders.gate.Finished(2)
+	if dials.Load() != 1 || in[0].Request.TLS.Connection != in[1].Request.TLS.Connection {
+		t.Errorf("%d dials, connections %s and %s", dials.Load(), in[0].Request.TLS.Connection, in[1].Request.TLS.Connection)
+	}
+	status := p.orders.proxy.Status()
+	if len(status) != 2 || status[0].Name != "db.inbound" || status[1].State != proxy.Open || status[1].Connections != 1 || status[1].Protocol != "http" {
+		t.Errorf("status %+v", status)
+	}
+}
+
+// All listeners or none: with an occupied port the old state serves on.
+func TestApplyIsTransactional(t *testing.T) {
+	t.Parallel()
+	p := newPair(t, pairConfig{protocol: call.HTTP, app: okApp(t, "one")})
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	free, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = free.Close()
+	orders := p.ca.ID(t, "orders")
+	next := snapshot.Snapshot{Services: []snapshot.Service{
+		{Name: "orders", ID: orders, Inbound: &snapshot.Inbound{Listen: "127.0.0.1:0", App: okApp(t, "two"), Protocol: "http"}},
+		{Name: "a", ID: orders, Inbound: &snapshot.Inbound{Listen: free.Addr().String(), App: "127.0.0.1:1", Protocol: "http"}},
+		{Name: "b", ID: orders, Inbound: &snapshot.Inbound{Listen: taken.Addr().String(), App: "127.0.0.1:1", Protocol: "http"}},
+	}}
+	for name, change := range map[string]struct {
+		do   func()
+		want fault.Code
+	}{
+		"occupied":      {func() {}, fault.PortOccupied},
+		"not ours":      {func() { next.Services[2].Inbound.Listen = "192.0.2.1:80" }, fault.PortForbidden},
+		"socket path":   {func() { next.Services[2].Inbound.Listen = "unix:" + strings.Repeat("/x", 100) }, fault.SocketPath},
+		"no credential": {func() { next.Services[2].Inbound.Listen, next.Services[2].ID = "127.0.0.1:0", p.ca.ID(t, "other") }, ""},
+	} {
+		change.do()
+		err := p.orders.proxy.Apply(context.Background(), &next)
+		if err == nil || change.want != "" && (len(fault.All(err)) != 1 || fault.All(err)[0].Code != change.want) {
+			t.Errorf("%s: %v", name, err)
+		}
+		if status := p.orders.proxy.Status(); len(status) != 1 || status[0].Name != "orders.inbound" {
+			t.Errorf("%s: status %+v", name, status)
+		}
+		if _, body := get(t, client(t, false), p.url); body != "one" {
+			t.Errorf("%s: the old route answers %q", name, body)
+		}
+		ln, err := net.Listen("tcp", free.Addr().String())
+		if err != nil {
+			t.Errorf("%s: an address stayed open: %v", name, err)
+		} else {
+			_ = ln.Close()
+		}
+		next.Services[2].Inbound.Listen, next.Services[2].ID = taken.Addr().String(), orders
+	}
+}
+
+// Another protocol on the same address: the socket is handed over, and nobody is
+// refused in between.
+func TestApplyHandsOver(t *testing.T) {
+	t.Parallel()
+	p := newPair(t, pairConfig{protocol: call.HTTP, app: okApp(t, "http")})
+	addr := p.web.addr("web.calls.orders")
+	p.out.Services[0].Outbound[0].Listen = addr
+	// From port 0 to the same port stated is a new socket; state it first.
+	p.web.apply(&snapshot.Snapshot{})
+	for range 100 {
+		if p.web.proxy.Apply(context.Background(), &p.out) == nil {
+			break
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	if _, body := get(t, client(t, false), p.url); body != "http" {
+		t.Fatalf("got %q", body)
+	}
+	p.in.Services[0].Inbound.Protocol, p.in.Services[0].Inbound.App = "tcp", tcpApp(t, "tcp", echoApp)
+	p.orders.apply(&p.in)
+	p.out.Services[0].Outbound[0].Protocol = "tcp"
+	p.out.Services[0].Outbound[0].Endpoints = []string{p.orders.addr("orders.inbound")}
+	p.web.apply(&p.out)
+	if p.web.addr("web.calls.orders") != addr {
+		t.Fatal("the listener moved")
+	}
+	say(t, p.dial(t), "tcp now")
+}
+
+func TestAppPort(t *testing.T) {
+	t.Parallel()
+	p := newPair(t, pairConfig{protocol: call.HTTP, app: okApp(t, "ok")})
+	held := fault.New(fault.AppPortHeld, "", "held")
+	p.orders.setAppPort(func(s snapshot.Service) error {
+		if s.Name == "db" {
+			return held
+		}
+		return nil
+	})
+	p.in.Services = append(p.in.Services, snapshot.Service{Name: "db", ID: p.ca.ID(t, "orders"), Inbound: &snapshot.Inbound{Listen: "127.0.0.1:0", App: "127.0.0.1:1", Protocol: "tcp"}})
+	p.orders.apply(&p.in)
+	status := p.orders.proxy.Status()
+	if len(status) != 2 || status[0].Name != "db.inbound" || status[0].State != proxy.Failed || !errors.Is(status[0].Error, held) || status[1].State != proxy.Open {
+		t.Errorf("status %+v", status)
+	}
+	if _, body := get(t, client(t, false), p.url); body != "ok" {
+		t.Errorf("got %q", body)
+	}
+	p.orders.setAppPort(nil)
+	p.orders.apply(&p.in)
+	if status := p.orders.proxy.Status(); status[0].State != proxy.Open {
+		t.Errorf("status %+v", status)
+	}
+}
+
+func TestUnixSockets(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	p := newPair(t, pairConfig{protocol: call.HTTP, app: okApp(t, "ok")})
+	path := filepath.Join(dir, "orders.sock")
+	// What a killed process left is removed; a file is not.
+	old, err := net.ListenUnix("unix", &net.UnixAddr{Name: path})
+	if err != nil {
+		t.Fatal(err)
+	}
+	old.SetUnlinkOnClose(false)
+	_ = old.Close()
+	p.out.Services[0].Outbound[0].Listen = "unix:" + path
+	p.web.apply(&p.out)
+	c := &http.Client{Transport: &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) { return net.Dial("unix", path) }}}
+	if _, body := get(t, c, "http://orders/"); body != "ok" {
+		t.Errorf("got %q", body)
+	}
+	if got := p.web.addr("web.calls.orders"); got != "unix:"+path {
+		t.Errorf("the address is %s", got)
+	}
+	for name, at := range map[string]string{"in use": path, "a file": filepath.Join(dir, "file")} {
+		if name == "a file" {
+			_ = os.WriteFile(at, nil, 0o600)
+		}
+		other := newHouse(t, p.ca, p.trust, "web")
+		out := p.out
+		out.Services = []snapshot.Service{p.out.Services[0]}
+		out.Services[0].Outbound = []snapshot.Outbound{p.out.Services[0].Outbound[0]}
+		out.Services[0].Outbound[0].Listen = "unix:" + at
+		err := other.proxy.Apply(context.Background(), &out)
+		if f := fault.All(err); len(f) != 1 || f[0].Code != fault.SocketPath {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// A removed listener refuses new connections at once and lets calls end.
+func TestRemovedListenerDrains(t *testing.T) {
+	t.Parallel()
+	entered, release := make(chan struct{}), make(chan struct{})
+	app := httpApp(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		close(entered)
+		<-release
+		_, _ = io.WriteString(w, "ok")
+	}))
+	p := newPair(t, pairConfig{protocol: call.HTTP, app: app})
+	done := make(chan string, 1)
+	go func() {
+		_, body := get(t, client(t, false), p.url)
+		done <- body
+	}()
+	<-entered
+	p.web.apply(&snapshot.Snapshot{})
+	if status := p.web.proxy.Status(); len(status) != 1 || status[0].State != proxy.Draining {
+		t.Errorf("status %+v", status)
+	}
+	if c, err := net.Dial("tcp", strings.TrimPrefix(p.url, "http://")); err == nil {
+		_ = c.SetReadDeadline(time.Now().Add(5 * time.Second))
+		if _, err := c.Read(make([]byte, 1)); err == nil {
+			t.Error("a removed listener serves")
+		}
+		_ = c.Close()
+	}
+	close(release)
+	if body := <-done; body != "ok" {
+		t.Errorf("the call under way got %q", body)
+	}
+	for range 200 {
+		if len(p.web.proxy.Status()) == 0 {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	t.Errorf("still there: %+v", p.web.proxy.Status())
+}
+
+func TestDrainEndsTCP(t *testing.T) {
+	t.Parallel()
+	p := newPair(t, pairConfig{protocol: call.TCP, app: tcpApp(t, "tcp", echoApp)})
+	c := p.dial(t)
+	say(t, c, "one")
+	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
+	defer cancel()
+	if err := p.web.proxy.Drain(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("Drain says %v", err)
+	}
+	if e := p.web.gate.Entries()[0]; !e.Done || e.Outcome.Error != route.Stopped {
+		t.Errorf("recorded %+v", e.Outcome)
+	}
+	if err := p.web.proxy.Apply(context.Background(), &p.out); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("Apply says %v", err)
+	}
+}

@@ -1,0 +1,168 @@
+package proxy
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/parleymesh/parley/internal/call"
+	"github.com/parleymesh/parley/internal/fault"
+)
+
+// A change is the next state of a proxy, beside the present one until commit.
+type change struct {
+	proxy     *Proxy
+	sockets   map[string]*socket
+	listeners map[string]*listener
+	upstreams map[upstreamKey]upstream
+	specs     []*spec
+	opened    []*socket
+	made      []upstream
+	started   []*listener
+}
+
+// prepare does everything that can fail and changes nothing that runs.
+func (c *change) prepare(ctx context.Context, wanted []*spec) error {
+	c.specs = wanted
+	for _, s := range wanted {
+		if c.sockets[s.socketKey()] != nil {
+			return fault.New(fault.PortOccupied, "", "two listeners want %s", s.stated)
+		}
+		sock := c.proxy.sockets[s.socketKey()]
+		if sock == nil {
+			var err error
+			if sock, err = openSocket(ctx, s.stated); err != nil {
+				return err
+			}
+			c.opened = append(c.opened, sock)
+		}
+		c.sockets[s.socketKey()] = sock
+	}
+	for _, s := range wanted {
+		if err := c.listener(s); err != nil {
+			return fmt.Errorf("listener %s: %w", s.name, err)
+		}
+	}
+	return nil
+}
+
+func (c *change) listener(s *spec) error {
+	if err := c.reach(s); err != nil {
+		return err
+	}
+	if l := c.proxy.listeners[s.name]; l != nil && l.fixed == s.fixed {
+		c.listeners[s.name] = l
+		return nil
+	}
+	if c.listeners[s.name] != nil {
+		return fault.New(fault.Internal, "", "two listeners are called %s", s.name)
+	}
+	l, err := c.proxy.newListener(s, c.sockets[s.socketKey()].address(), c.upstreams)
+	if err != nil {
+		return err
+	}
+	c.listeners[s.name], c.started = l, append(c.started, l)
+	return nil
+}
+
+// reach finds or makes the upstreams that s needs.
+func (c *change) reach(s *spec) error {
+	var keys []meshKey
+	switch s.end {
+	case call.Inbound:
+		if _, ok := c.upstreams[s.app]; !ok {
+			u, kept := c.proxy.upstreams[s.app]
+			if !kept {
+				u = newApp(s.app)
+				c.made = append(c.made, u)
+			}
+			c.upstreams[s.app] = u
+		}
+		return nil
+	case call.Outbound:
+		keys = append(keys, s.mesh)
+	case call.Edge:
+		for _, r := range s.gateway.Routes {
+			keys = append(keys, newMeshKey(s.localID, r.ToID, r.Endpoints))
+		}
+	}
+	for _, k := range keys {
+		if _, ok := c.upstreams[k]; ok {
+			continue
+		}
+		u, kept := c.proxy.upstreams[k]
+		if !kept {
+			src, ok := c.proxy.cfg.Source(k.local)
+			if !ok {
+				return fmt.Errorf("%s: no source of its credential", k.local)
+			}
+			u = c.proxy.newMesh(k, src)
+			c.made = append(c.made, u)
+		}
+		c.upstreams[k] = u
+	}
+	return nil
+}
+
+// discard undoes prepare.
+func (c *change) discard() {
+	for _, l := range c.started {
+		l.stop()
+	}
+	for _, u := range c.made {
+		u.close()
+	}
+	for _, s := range c.opened {
+		s.close()
+	}
+}
+
+// commit cannot fail. Listeners that are new take their sockets, those that stay
+// get their routes, and what is not wanted any more drains.
+func (c *change) commit() {
+	p := c.proxy
+	for _, s := range c.specs {
+		l := c.listeners[s.name]
+		l.app = s.app
+		l.service.update(s, c.upstreams)
+		c.sockets[s.socketKey()].hand(l.feed)
+	}
+	for key, sock := range p.sockets {
+		if c.sockets[key] != sock {
+			sock.close()
+		}
+	}
+	for _, l := range c.started {
+		p.wg.Go(l.service.run)
+	}
+	for _, sock := range c.opened {
+		p.wg.Go(func() { sock.accept(p.ctx, p.cfg.Clock) })
+	}
+	for name, l := range p.listeners {
+		if c.listeners[name] != l {
+			p.remove(l)
+		}
+	}
+	for key, u := range p.upstreams {
+		if _, ok := c.upstreams[key]; !ok {
+			u.close()
+		}
+	}
+	p.sockets, p.listeners, p.upstreams = c.sockets, c.listeners, c.upstreams
+	for _, l := range p.listeners {
+		p.meters.watch(l)
+	}
+}
+
+// remove drains l in the background. It requires p.mu.
+func (p *Proxy) remove(l *listener) {
+	p.draining[l] = true
+	p.meters.forget(l)
+	p.wg.Go(func() {
+		ctx, cancel := context.WithTimeout(p.ctx, drainTime)
+		defer cancel()
+		l.drain(ctx)
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		delete(p.draining, l)
+	})
+}

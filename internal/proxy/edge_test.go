@@ -1,0 +1,176 @@
+package proxy_test
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/parleymesh/parley/internal/call"
+	"github.com/parleymesh/parley/internal/fault"
+	"github.com/parleymesh/parley/internal/identity"
+	mtlstest "github.com/parleymesh/parley/internal/mtls/xtest"
+	"github.com/parleymesh/parley/internal/snapshot"
+)
+
+// edge is a gateway before orders, on hosts of their own.
+type edge struct {
+	*pair
+	gw   *house
+	snap snapshot.Snapshot
+	url  string
+	c    *http.Client
+}
+
+func newEdge(t *testing.T, app string, h2 bool) *edge {
+	t.Helper()
+	e := &edge{pair: newPair(t, pairConfig{protocol: call.HTTP, app: app})}
+	id, err := identity.GatewayID(e.ca.Domain, "edge")
+	if err != nil {
+		t.Fatal(err)
+	}
+	trust := mtlstest.Trust(2, []*mtlstest.CA{e.ca}, id, e.ca.ID(t, "orders"))
+	e.orders.sources[e.ca.ID(t, "orders")].SetTrust(trust)
+	e.gw = newHouse(t, e.ca, trust)
+	e.gw.sources[id] = mtlstest.NewSource(e.ca.CredentialFor(t, id, time.Hour), trust)
+	e.snap = snapshot.Snapshot{Gateways: []snapshot.Gateway{{
+		Name: "edge", ID: id, Listen: "127.0.0.1:0",
+		Routes: []snapshot.Route{{
+			PolicyTarget: "edge/routes[0]", Host: "localhost", Path: "/orders/**", Methods: []string{"GET"},
+			To: "orders", ToID: e.ca.ID(t, "orders"), Endpoints: []string{e.orders.addr("orders.inbound")},
+		}},
+	}}}
+	e.gw.apply(&e.snap)
+	_, port, _ := strings.Cut(e.gw.addr("gateway.edge"), ":")
+	e.url = "https://localhost:" + port
+	pool := x509.NewCertPool()
+	pool.AddCert(e.ca.Root)
+	tr := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool}, ForceAttemptHTTP2: h2}
+	t.Cleanup(tr.CloseIdleConnections)
+	e.c = &http.Client{Transport: tr, Timeout: 10 * time.Second}
+	return e
+}
+
+func TestEdge(t *testing.T) {
+	t.Parallel()
+	for _, h2 := range []bool{false, true} {
+		seen := make(chan http.Header, 1)
+		app := httpApp(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			seen <- r.Header.Clone()
+			_, _ = io.WriteString(w, "ok")
+		}))
+		e := newEdge(t, app, h2)
+		e.gw.gate.Decide(func(r *call.Request) call.Verdict {
+			switch {
+			case r.Target == "":
+				return call.Verdict{Status: 404, Code: "route_not_found"}
+			case len(r.Header.Values("X-Api-Key")) == 0:
+				return call.Verdict{Status: 401, Code: "credentials_required", Challenge: `Bearer realm="parley"`}
+			}
+			r.Caller.KeyID = "k1"
+			return call.Verdict{Allow: true}
+		})
+		req, _ := http.NewRequest("GET", e.url+"/orders/7", nil)
+		req.Header = http.Header{"X-Api-Key": {"parley_key_secret"}, "X-Forwarded-For": {"6.6.6.6"}, "X-Forwarded-Prefix": {"/evil"}, "X-Real-Ip": {"6.6.6.6"}}
+		resp, err := e.c.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if body, _ := io.ReadAll(resp.Body); string(body) != "ok" || resp.ProtoMajor == 2 != h2 {
+			t.Errorf("got %s %q", resp.Proto, body)
+		}
+		h := <-seen
+		if h.Get("X-Forwarded-For") != "127.0.0.1" || h.Get("X-Forwarded-Proto") != "https" || h.Get("X-Forwarded-Host") != "localhost" {
+			t.Errorf("the app saw %v", h)
+		}
+		if h.Get("X-Api-Key") != "" || h.Get("X-Real-Ip") != "" || h.Get("X-Forwarded-Prefix") != "" {
+			t.Errorf("the app saw %v", h)
+		}
+		for _, tt := range []struct {
+			method, path string
+			status       int
+		}{{"GET", "/orders/7", 401}, {"GET", "/other", 404}, {"POST", "/orders/7", 404}, {"GET", "/orders/%2e%2e/other", 400}} {
+			req, _ := http.NewRequest(tt.method, e.url+tt.path, nil)
+			resp, err := e.c.Do(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			body, _ := io.ReadAll(resp.Body)
+			if resp.StatusCode != tt.status || strings.Contains(string(body), "shop.example") {
+				t.Errorf("%s %s got %d %s", tt.method, tt.path, resp.StatusCode, body)
+			}
+			if got := resp.Header.Get("WWW-Authenticate"); (got != "") != (tt.status == 401) {
+				t.Errorf("%s %s: challenge %q", tt.method, tt.path, got)
+			}
+		}
+		in := e.orders.gate.Finished(1)[0]
+		if got := in.Request.Peer.ID.Path(); got != "/gateway/edge" {
+			t.Errorf("orders was called by %s", got)
+		}
+		gw := e.gw.gate.Finished(5)[0]
+		if gw.Request.PolicyTarget != "edge/routes[0]" || gw.Request.Target != "orders" || gw.Request.Local != "edge" || gw.Request.End != call.Edge || !gw.Request.Peer.ID.IsZero() {
+			t.Errorf("the edge decided on %+v", gw.Request)
+		}
+	}
+}
+
+// Only a gateway's word counts about the client: a workload's is dropped.
+func TestForwardedByWorkload(t *testing.T) {
+	t.Parallel()
+	app := &wire{}
+	p := newPair(t, pairConfig{protocol: call.HTTP, app: tcpApp(t, "tcp", app.serve)})
+	cred, err := p.web.sources[p.ca.ID(t, "web")].Credential()
+	if err != nil {
+		t.Fatal(err)
+	}
+	tr := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true, Certificates: []tls.Certificate{*cred.Certificate()}}}
+	defer tr.CloseIdleConnections()
+	req, _ := http.NewRequest("GET", "https://"+p.orders.addr("orders.inbound")+"/", nil)
+	req.Header.Set("X-Forwarded-For", "6.6.6.6")
+	resp, err := (&http.Client{Transport: tr}).Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = resp.Body.Close()
+	if head := app.take()[0]; strings.Contains(head, "6.6.6.6") {
+		t.Errorf("the app saw %q", head)
+	}
+}
+
+// A certificate of the operator's own is read again when its files change.
+func TestEdgeFiles(t *testing.T) {
+	t.Parallel()
+	e := newEdge(t, okApp(t, "ok"), false)
+	dir := t.TempDir()
+	cert, key := filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
+	g := &e.snap.Gateways[0]
+	g.CertFile, g.KeyFile = cert, key
+	err := e.gw.proxy.Apply(context.Background(), &e.snap)
+	if f := fault.All(err); len(f) != 1 || f[0].Code != fault.KeyUnreadable {
+		t.Errorf("missing files: %v", err)
+	}
+	if _, body := get(t, e.c, e.url+"/orders/"); body != "ok" {
+		t.Errorf("the old edge answers %q", body)
+	}
+	leaf, priv := e.ca.Sign(t, mtlstest.Leaf(t, e.ca.ID(t, "files"), time.Hour))
+	der, err := x509.MarshalPKCS8PrivateKey(priv)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = os.WriteFile(cert, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: leaf.Raw}), 0o600)
+	_ = os.WriteFile(key, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), 0o600)
+	e.gw.apply(&e.snap)
+	e.c.CloseIdleConnections()
+	_, port, _ := strings.Cut(e.gw.addr("gateway.edge"), ":")
+	resp, body := get(t, e.c, "https://localhost:"+port+"/orders/")
+	if body != "ok" || !resp.TLS.PeerCertificates[0].Equal(leaf) {
+		t.Errorf("got %q from %v", body, resp.TLS.PeerCertificates[0].URIs)
+	}
+}

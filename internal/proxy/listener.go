@@ -1,0 +1,245 @@
+package proxy
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+
+	"github.com/parleymesh/parley/internal/call"
+	"github.com/parleymesh/parley/internal/mtls"
+	"github.com/parleymesh/parley/internal/proxy/route"
+	"github.com/parleymesh/parley/internal/proxy/tcp"
+	"github.com/parleymesh/parley/internal/proxy/web"
+	"github.com/parleymesh/parley/internal/snapshot"
+)
+
+// A listener is one entry of the snapshot at work.
+type listener struct {
+	fixed   fixed
+	address string
+	app     appKey // guarded by Proxy.mu
+	feed    *feed
+	front   net.Listener // feed behind its handshake or attestation
+	service service
+}
+
+// A service serves a listener's connections.
+type service interface {
+	// update swaps the routes.
+	update(*spec, map[upstreamKey]upstream)
+	// run serves until the feed is closed.
+	run()
+	// drain ends what is under way, by force once ctx ends.
+	drain(context.Context)
+	connections() int
+}
+
+// newListener makes the listener of s, without a goroutine of its own yet other
+// than the one that shakes hands.
+func (p *Proxy) newListener(s *spec, address string, ups map[upstreamKey]upstream) (*listener, error) {
+	config, err := p.tlsConfig(s)
+	if err != nil {
+		return nil, err
+	}
+	l := &listener{fixed: s.fixed, address: address, app: s.app, feed: newFeed()}
+	if config == nil {
+		l.front = &attesting{Listener: l.feed, proxy: p, request: s.request()}
+	} else {
+		lc := mtls.ListenerConfig{Clock: p.cfg.Clock, Refused: p.refused(s)}
+		if s.end == call.Inbound {
+			lc.Conns = &p.conns
+		}
+		l.front = mtls.NewListener(l.feed, config, lc)
+	}
+	if s.protocol == call.HTTP {
+		l.service = &webService{front: l.front, server: web.NewServer(web.Config{Gate: p.cfg.Gate, Clock: p.cfg.Clock, Logger: p.cfg.Logger}, site(s, ups))}
+	} else {
+		l.service = newTCPService(p, l.front, s, ups)
+	}
+	return l, nil
+}
+
+// tlsConfig is nil for an outbound, which is plaintext on this host.
+func (p *Proxy) tlsConfig(s *spec) (*tls.Config, error) {
+	if s.end == call.Outbound {
+		return nil, nil
+	}
+	if s.end == call.Edge && s.cert != "" {
+		files, err := mtls.OpenFiles(s.cert, s.key, p.cfg.Clock)
+		if err != nil {
+			return nil, err
+		}
+		return mtls.Edge(files.Certificate, mtls.HTTP2, mtls.HTTP1), nil
+	}
+	src, ok := p.cfg.Source(s.localID)
+	switch {
+	case !ok:
+		return nil, fmt.Errorf("%s: no source of its credential", s.localID)
+	case s.end == call.Edge:
+		return mtls.Edge(func() (*tls.Certificate, error) {
+			c, err := src.Credential()
+			if err != nil {
+				return nil, err
+			}
+			return c.Certificate(), nil
+		}, mtls.HTTP2, mtls.HTTP1), nil
+	case s.protocol == call.HTTP:
+		return mtls.Server(src, p.cfg.Clock, mtls.HTTP2, mtls.HTTP1), nil
+	}
+	return mtls.Server(src, p.cfg.Clock), nil
+}
+
+// refused records a peer that did not complete its handshake. At an edge anybody
+// may try, nobody claims anything, and it is only counted.
+func (p *Proxy) refused(s *spec) func(netip.AddrPort, error, call.Peer) {
+	counter := p.meters.handshake(s.name)
+	base := s.request()
+	return func(from netip.AddrPort, err error, peer call.Peer) {
+		counter.Inc()
+		if s.end == call.Edge {
+			p.cfg.Logger.Debug("handshake refused", "component", "proxy", "listener", s.name, "remote", from.String(), "error", err)
+			return
+		}
+		r := base
+		r.Remote, r.Peer, r.Start = from, peer, p.cfg.Clock.Now()
+		p.cfg.Gate.Refuse(&r, route.HandshakeRefused, err)
+	}
+}
+
+// stop is for a listener that was never started.
+func (l *listener) stop() { _ = l.front.Close() }
+
+// drain stops accepting and ends what is under way.
+func (l *listener) drain(ctx context.Context) {
+	_ = l.feed.Close()
+	l.service.drain(ctx)
+}
+
+// webService serves HTTP.
+type webService struct {
+	front  net.Listener
+	server *web.Server
+}
+
+func (w *webService) update(s *spec, ups map[upstreamKey]upstream) { w.server.SetSite(site(s, ups)) }
+func (w *webService) run()                                         { _ = w.server.Serve(w.front) }
+func (w *webService) connections() int                             { return w.server.Connections() }
+
+func (w *webService) drain(ctx context.Context) {
+	_ = w.server.Shutdown(ctx)
+	_ = w.front.Close()
+}
+
+// site is what a web listener serves under s.
+func site(s *spec, ups map[upstreamKey]upstream) *web.Site {
+	st := &web.Site{End: s.end, Listener: s.name, Local: s.local, LocalID: s.localID}
+	if s.end == call.Edge {
+		st.Revision = s.revision
+		st.Match = edgeMatch(s.gateway, s, ups)
+		return st
+	}
+	hop := web.Hop{Target: s.target}
+	if s.end == call.Inbound {
+		hop.PolicyTarget, hop.Upstream = s.target, ups[s.app].web
+	} else {
+		hop.Upstream = ups[s.mesh].web
+	}
+	st.Match = func(string, string, string) web.Hop { return hop }
+	return st
+}
+
+func edgeMatch(g *snapshot.Gateway, s *spec, ups map[upstreamKey]upstream) func(host, path, method string) web.Hop {
+	table := route.NewTable(g)
+	hops := make(map[string]web.Hop, len(g.Routes))
+	for _, r := range g.Routes {
+		hops[r.PolicyTarget] = web.Hop{Target: r.To, PolicyTarget: r.PolicyTarget, Upstream: ups[newMeshKey(s.localID, r.ToID, r.Endpoints)].web}
+	}
+	return func(host, path, method string) web.Hop {
+		r := table.Match(host, path, method)
+		if r == nil {
+			return web.Hop{}
+		}
+		return hops[r.PolicyTarget]
+	}
+}
+
+// tcpService relays.
+type tcpService struct {
+	proxy *Proxy
+	front net.Listener
+	base  call.Request
+	dial  atomic.Pointer[tcp.Dial]
+
+	ctx    context.Context // ends the relays
+	cancel context.CancelFunc
+	ran    chan struct{}  // closed when nothing is accepted any more
+	wg     sync.WaitGroup // one a connection
+	count  atomic.Int64
+}
+
+func newTCPService(p *Proxy, front net.Listener, s *spec, ups map[upstreamKey]upstream) *tcpService {
+	t := &tcpService{proxy: p, front: front, base: s.request(), ran: make(chan struct{})}
+	t.ctx, t.cancel = context.WithCancel(p.ctx)
+	t.update(s, ups)
+	return t
+}
+
+func (t *tcpService) update(s *spec, ups map[upstreamKey]upstream) {
+	u := ups[s.mesh]
+	if s.end == call.Inbound {
+		u = ups[s.app]
+	}
+	t.dial.Store(&u.dial)
+}
+
+func (t *tcpService) connections() int { return int(t.count.Load()) }
+
+func (t *tcpService) run() {
+	defer close(t.ran)
+	for {
+		c, err := t.front.Accept()
+		if err != nil {
+			return
+		}
+		t.count.Add(1)
+		t.wg.Go(func() {
+			defer t.count.Add(-1)
+			t.serve(c)
+		})
+	}
+}
+
+func (t *tcpService) serve(c net.Conn) {
+	r := t.base
+	r.Start, r.Remote = t.proxy.cfg.Clock.Now(), remote(c)
+	r.Peer, r.TLS = mtls.ConnFacts(c)
+	if a, ok := c.(*attested); ok {
+		process, refused := a.Attestation()
+		if refused != nil {
+			mtls.Abort(c)
+			return
+		}
+		r.Process = process
+	}
+	t.proxy.relay.Serve(t.ctx, c, &r, *t.dial.Load())
+}
+
+func (t *tcpService) drain(ctx context.Context) {
+	_ = t.front.Close()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		<-t.ran
+		t.wg.Wait()
+	}()
+	select {
+	case <-done:
+	case <-ctx.Done():
+	}
+	t.cancel()
+	<-done
+}

@@ -1,0 +1,27 @@
+package proxy
+
+import "github.com/parleymesh/parley/internal/metric"
+
+// meters count by listener, whose names are the mesh file's.
+type meters struct {
+	connections *metric.GaugeFamily
+	refusals    *metric.CounterFamily
+}
+
+func newMeters(r *metric.Registry) meters {
+	if r == nil {
+		r = metric.NewRegistry()
+	}
+	return meters{
+		connections: r.Gauge("parley_proxy_connections", "Open connections by listener.", "listener"),
+		refusals:    r.Counter("parley_proxy_handshakes_refused_total", "TLS handshakes that did not complete, by listener.", "listener"),
+	}
+}
+
+func (m meters) handshake(listener string) *metric.Counter { return m.refusals.With(listener) }
+
+func (m meters) watch(l *listener) {
+	m.connections.Set(func() float64 { return float64(l.service.connections()) }, l.fixed.name)
+}
+
+func (m meters) forget(l *listener) { m.connections.Remove(l.fixed.name) }

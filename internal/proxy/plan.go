@@ -1,0 +1,118 @@
+package proxy
+
+import (
+	"strings"
+
+	"github.com/parleymesh/parley/internal/call"
+	"github.com/parleymesh/parley/internal/identity"
+	"github.com/parleymesh/parley/internal/proxy/route"
+	"github.com/parleymesh/parley/internal/snapshot"
+)
+
+// fixed is what a listener is for as long as it lives; where it differs, it is
+// another listener.
+type fixed struct {
+	name      string
+	stated    string // the address as it was stated
+	end       call.End
+	protocol  call.Protocol
+	local     string
+	localID   identity.ID
+	cert, key string // of an edge with files of its own
+}
+
+// A spec is a listener that a snapshot wants.
+type spec struct {
+	fixed
+	// Of an inbound: the service and its application.
+	target string
+	app    appKey
+	// Of an outbound: who is called.
+	mesh meshKey
+	// Of an edge, with the revision that its routes are of.
+	gateway  *snapshot.Gateway
+	revision int64
+}
+
+// socketKey is the address, so that a listener that replaces another one on it
+// takes over its socket. Port 0 is another port each time.
+func (s *spec) socketKey() string {
+	if strings.HasSuffix(s.stated, ":0") {
+		return s.stated + " " + s.name
+	}
+	return s.stated
+}
+
+// plan is what snap wants, without the inbounds that must not start. It requires p.mu.
+func (p *Proxy) plan(snap *snapshot.Snapshot) (wanted []*spec, failed []ListenerStatus) {
+	for i := range snap.Services {
+		svc := &snap.Services[i]
+		if svc.Inbound != nil {
+			s := inboundSpec(svc)
+			if err := p.checkApp(svc, s); err != nil {
+				failed = append(failed, ListenerStatus{
+					Name: s.name, Address: s.stated, Protocol: string(s.protocol), State: Failed, Error: err,
+				})
+				p.cfg.Logger.Error("an inbound listener was not started", "component", "proxy", "listener", s.name, "error", err)
+			} else {
+				wanted = append(wanted, s)
+			}
+		}
+		for j := range svc.Outbound {
+			wanted = append(wanted, outboundSpec(svc, &svc.Outbound[j]))
+		}
+	}
+	for i := range snap.Gateways {
+		g := &snap.Gateways[i]
+		wanted = append(wanted, &spec{
+			fixed: fixed{
+				name: "gateway." + g.Name, stated: g.Listen, end: call.Edge, protocol: call.HTTP,
+				local: g.Name, localID: g.ID, cert: g.CertFile, key: g.KeyFile,
+			},
+			gateway: g, revision: snap.Revision,
+		})
+	}
+	return wanted, failed
+}
+
+// checkApp asks before a listener starts, or turns to another address; one that
+// runs has been asked for.
+func (p *Proxy) checkApp(svc *snapshot.Service, s *spec) error {
+	if l := p.listeners[s.name]; l != nil && l.fixed == s.fixed && l.app == s.app {
+		return nil
+	}
+	return p.cfg.AppPort(*svc)
+}
+
+func inboundSpec(svc *snapshot.Service) *spec {
+	in := svc.Inbound
+	return &spec{
+		fixed: fixed{
+			name: svc.Name + ".inbound", stated: in.Listen, end: call.Inbound,
+			protocol: call.Protocol(in.Protocol), local: svc.Name, localID: svc.ID,
+		},
+		target: svc.Name, app: appKey{in.App, in.AppHTTP2},
+	}
+}
+
+func outboundSpec(svc *snapshot.Service, out *snapshot.Outbound) *spec {
+	return &spec{
+		fixed: fixed{
+			name: svc.Name + ".calls." + out.To, stated: out.Listen, end: call.Outbound,
+			protocol: call.Protocol(out.Protocol), local: svc.Name, localID: svc.ID,
+		},
+		target: out.To, mesh: newMeshKey(svc.ID, out.ToID, out.Endpoints),
+	}
+}
+
+// request is what every request of the listener has in common.
+func (s *spec) request() call.Request {
+	r := call.Request{
+		End: s.end, Protocol: s.protocol, Listener: s.name, Local: s.local, LocalID: s.localID,
+		Target: s.target, Header: route.Fields(nil),
+	}
+	if s.end == call.Inbound {
+		r.PolicyTarget = s.target
+	}
+	return r
+}

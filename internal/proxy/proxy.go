@@ -1,0 +1,142 @@
+// Package proxy runs the listeners that a snapshot gives this host: a sidecar's
+// inbound (mTLS to the application), its outbound (application to mTLS) and a
+// gateway's edge. It joins route, web and tcp to sockets, identities and
+// attestation.
+//
+// It refuses to authorise: package gate does, through route.Gate.
+package proxy
+
+import (
+	"context"
+	"log/slog"
+	"maps"
+	"net"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/parleymesh/parley/internal/call"
+	"github.com/parleymesh/parley/internal/clock"
+	"github.com/parleymesh/parley/internal/identity"
+	"github.com/parleymesh/parley/internal/metric"
+	"github.com/parleymesh/parley/internal/mtls"
+	"github.com/parleymesh/parley/internal/proxy/route"
+	"github.com/parleymesh/parley/internal/proxy/tcp"
+	"github.com/parleymesh/parley/internal/snapshot"
+)
+
+// drainTime is what a removed listener's connections get to end by themselves.
+const drainTime = 30 * time.Second
+
+// Config is what a Proxy needs. Every field but Metrics is required.
+type Config struct {
+	Gate route.Gate
+	// Source is where the credential of a service or gateway of this host comes
+	// from; false where there is none.
+	Source func(identity.ID) (identity.Source, bool)
+	// Attest says which process opened conn, and an error if it is not service's.
+	// The process is filled in as far as it is known in either case. It is called
+	// once a connection, before its first byte is read.
+	Attest func(service string, conn net.Conn) (call.Process, error)
+	// AppPort says why a service's inbound must not start, such as that another
+	// user's process holds the application's port.
+	AppPort func(snapshot.Service) error
+	Clock   clock.Clock
+	Logger  *slog.Logger
+	Metrics *metric.Registry
+}
+
+// A Proxy runs listeners. It is safe for concurrent use.
+type Proxy struct {
+	cfg    Config
+	relay  *tcp.Relay
+	conns  mtls.Conns
+	meters meters
+
+	// ctx ends when Drain is over: the goroutines of listeners end with it.
+	ctx    context.Context
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+
+	mu        sync.Mutex // guards what follows; held by Apply throughout
+	sockets   map[string]*socket
+	listeners map[string]*listener // by name
+	draining  map[*listener]bool
+	upstreams map[upstreamKey]upstream
+	failed    []ListenerStatus
+	closed    bool
+}
+
+// New is a proxy without listeners.
+func New(cfg Config) *Proxy {
+	p := &Proxy{
+		cfg:       cfg,
+		relay:     tcp.New(tcp.Config{Gate: cfg.Gate, Clock: cfg.Clock}),
+		meters:    newMeters(cfg.Metrics),
+		sockets:   map[string]*socket{},
+		listeners: map[string]*listener{},
+		draining:  map[*listener]bool{},
+		upstreams: map[upstreamKey]upstream{},
+	}
+	p.ctx, p.cancel = context.WithCancel(context.Background())
+	return p
+}
+
+// Apply makes the listeners those of snap: all or none. New addresses are opened
+// first; one that is taken is a *fault.Fault (PortOccupied, PortForbidden or
+// SocketPath), and everything stays as it was. Then routes are swapped, and
+// removed listeners drain. A listener that stays keeps its socket and its
+// connections.
+//
+// One thing does not fail the whole: an inbound whose AppPort check fails does
+// not start, and Status says why.
+func (p *Proxy) Apply(ctx context.Context, snap *snapshot.Snapshot) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return net.ErrClosed
+	}
+	wanted, failed := p.plan(snap)
+	next := &change{proxy: p, sockets: map[string]*socket{}, listeners: map[string]*listener{}, upstreams: map[upstreamKey]upstream{}}
+	if err := next.prepare(ctx, wanted); err != nil {
+		next.discard()
+		return err
+	}
+	next.commit()
+	p.failed = failed
+	return nil
+}
+
+// TrustChanged closes the connections of identities that trust no longer admits,
+// ours among them.
+func (p *Proxy) TrustChanged(trust *identity.Trust) {
+	if n := p.conns.CloseRefused(trust); n > 0 {
+		p.cfg.Logger.Info("connections closed because their identity was withdrawn", "component", "proxy", "count", n)
+	}
+}
+
+// Drain stops accepting, lets calls under way end until ctx does, and then
+// closes what is left. The proxy is of no use afterwards. The error is ctx's.
+func (p *Proxy) Drain(ctx context.Context) error {
+	p.mu.Lock()
+	p.closed = true
+	for _, s := range p.sockets {
+		s.close()
+	}
+	all := slices.Collect(maps.Values(p.listeners))
+	all = slices.AppendSeq(all, maps.Keys(p.draining))
+	p.mu.Unlock()
+	var wg sync.WaitGroup
+	for _, l := range all {
+		wg.Go(func() { l.drain(ctx) })
+	}
+	wg.Wait()
+	p.cancel()
+	p.mu.Lock()
+	for _, u := range p.upstreams {
+		u.close()
+	}
+	p.mu.Unlock()
+	p.wg.Wait()
+	return ctx.Err()
+}

@@ -1,0 +1,51 @@
+package route
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"syscall"
+
+	"github.com/parleymesh/parley/internal/identity"
+	"github.com/parleymesh/parley/internal/mtls"
+)
+
+// Codes of call.Outcome.Error: how a call failed after it was allowed.
+const (
+	UpstreamRefused   = "upstream_refused"   // no connection, or it refused our certificate
+	UpstreamUntrusted = "upstream_untrusted" // we refused its certificate
+	UpstreamTimeout   = "upstream_timeout"   // it did not answer in time
+	UpstreamClosed    = "upstream_closed"    // it ended the connection in the middle
+	ClientClosed      = "client_closed"      // the caller went away
+	TrustWithdrawn    = "trust_withdrawn"    // an identity at either end left the mesh
+	NoCredential      = "credential_missing" // we have no certificate to call with
+	IdleTimeout       = "idle_timeout"       // nothing was sent either way for too long
+	Stopped           = "proxy_stopped"      // our listener was removed or stopped
+)
+
+// Failure names err, which came from reaching or using an upstream, and the HTTP
+// status for it.
+func Failure(err error) (code string, status int) {
+	var dns *net.DNSError
+	var timeout net.Error
+	switch {
+	case errors.Is(err, context.Canceled):
+		return ClientClosed, 0
+	case mtls.IsRefusal(err):
+		return UpstreamUntrusted, http.StatusBadGateway
+	case errors.Is(err, identity.ErrNoCredential), errors.Is(err, mtls.ErrNoTrust), errors.Is(err, identity.ErrExpired):
+		return NoCredential, http.StatusServiceUnavailable
+	case mtls.ByPeer(err), errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, syscall.ENOENT), errors.Is(err, syscall.EHOSTUNREACH), errors.Is(err, syscall.ENETUNREACH), errors.As(err, &dns):
+		return UpstreamRefused, http.StatusBadGateway
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded), errors.As(err, &timeout) && timeout.Timeout():
+		return UpstreamTimeout, http.StatusGatewayTimeout
+	case errors.Is(err, net.ErrClosed):
+		return TrustWithdrawn, http.StatusBadGateway
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
+		return UpstreamClosed, http.StatusBadGateway
+	}
+	return UpstreamClosed, http.StatusBadGateway
+}

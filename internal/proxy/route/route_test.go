@@ -1,0 +1,314 @@
+package route_test
+
+import (
+	"net/http"
+	"net/url"
+	"strings"
+	"testing"
+	"unicode/utf8"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/parleymesh/parley/internal/call"
+	"github.com/parleymesh/parley/internal/policy"
+	"github.com/parleymesh/parley/internal/proxy/route"
+	"github.com/parleymesh/parley/internal/snapshot"
+)
+
+func TestCanonicalPath(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct{ raw, want string }{
+		{"/", "/"}, {"/orders/7", "/orders/7"}, {"/orders/", "/orders/"}, {"/a.b/..c/.d", "/a.b/..c/.d"}, {"/...", "/..."},
+		{"/%41%7e", "/A~"}, {"/%c3%a9", "/%C3%A9"}, {"/a%20b", "/a%20b"}, {"/a|b", "/a%7Cb"}, {"/[1]", "/%5B1%5D"}, {"/a:b@c!$&'()*+,=", "/a:b@c!$&'()*+,="},
+		{"/%21", "/%21"}, {"/%2E%62", "/.b"},
+		{"", ""}, {"a", ""}, {"*", ""}, {"/a//b", ""}, {"//", ""}, {"/.", ""}, {"/..", ""}, {"/a/./b", ""}, {"/a/..", ""}, {"/%2e", ""}, {"/%2E%2e/", ""}, {"/a/.%2e", ""},
+		{"/a%2fb", ""}, {"/a%2Fb", ""}, {"/a%5cb", ""}, {"/a\\b", ""}, {"/a%00", ""}, {"/a\x00", ""}, {"/a;b", ""}, {"/a%3bb", ""}, {"/a%25b", ""}, {"/a%3fb", ""}, {"/a%23", ""},
+		{"/a#b", ""}, {"/a b", ""}, {"/a\tb", ""}, {"/%0a", ""}, {"/%7f", ""}, {"/é", ""}, {"/%ff", ""}, {"/%c3", ""}, {"/%", ""}, {"/%4", ""}, {"/%zz", ""}, {"/..;/admin", ""},
+	} {
+		got, err := route.CanonicalPath(tt.raw)
+		if (err == nil) != (tt.want != "") || err == nil && got != tt.want {
+			t.Errorf("%q gives %q, %v; want %q", tt.raw, got, err, tt.want)
+		}
+	}
+}
+
+func TestTarget(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct{ raw, path, query string }{
+		{"/a?b=%2F;c", "/a", "?b=%2F;c"}, {"/a?", "/a", "?"}, {"/?a?b", "/", "?a?b"}, {"/?%zz", "/", "?%zz"},
+		{"/?a b", "", ""}, {"/?a#b", "", ""}, {"/?\x7f", "", ""}, {"/?é", "", ""}, {"http://a/", "", ""}, {"/" + strings.Repeat("a", 20<<10), "", ""},
+	} {
+		path, query, err := route.Target(tt.raw)
+		if (err == nil) != (tt.path != "") || err == nil && (path != tt.path || query != tt.query) {
+			t.Errorf("%.20q gives %q %q, %v", tt.raw, path, query, err)
+		}
+	}
+}
+
+func TestCanonicalHost(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct{ raw, want string }{
+		{"orders", "orders"}, {"API.Shop.Example:443", "api.shop.example"}, {"127.0.0.1:80", "127.0.0.1"}, {"[::1]:80", "[::1]"}, {"[0:0:0:0:0:0:0:1]", "[::1]"}, {"my_app", "my_app"},
+		{"", ""}, {":80", ""}, {"a.", ""}, {"a.:80", ""}, {".a", ""}, {"a..b", ""}, {"a:", ""}, {"a:0", ""}, {"a:99999", ""}, {"a:8o", ""}, {"a:1:2", ""}, {"::1", ""}, {"[::1", ""},
+		{"[::1]x", ""}, {"[fe80::1%25eth0]", ""}, {"[1.2.3.4]", ""}, {"a b", ""}, {"a/b", ""}, {"a@b", ""}, {"é", ""}, {"a,b", ""}, {"a\x00", ""}, {strings.Repeat("a", 254), ""},
+	} {
+		got, err := route.CanonicalHost(tt.raw)
+		if (err == nil) != (tt.want != "") || got != tt.want {
+			t.Errorf("%q gives %q, %v; want %q", tt.raw, got, err, tt.want)
+		}
+	}
+}
+
+func TestCheckHeader(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct {
+		h    http.Header
+		code string
+	}{
+		"ordinary":      {http.Header{"Accept": {"a", "b"}, "Connection": {"keep-alive, TE", "close"}, "Te": {"trailers"}, "X-Bytes": {"\xff\t"}}, ""},
+		"underscore":    {http.Header{"X_forwarded_for": {"1"}}, route.HeaderRefused},
+		"space":         {http.Header{"A b": {"1"}}, route.HeaderRefused},
+		"empty name":    {http.Header{"": {"1"}}, route.HeaderRefused},
+		"newline":       {http.Header{"A": {"b\r\nc: d"}}, route.HeaderRefused},
+		"NUL":           {http.Header{"A": {"\x00"}}, route.HeaderRefused},
+		"authorization": {http.Header{"Authorization": {"a", "a"}}, route.HeaderRefused},
+		"host":          {http.Header{"Host": {"a", "a"}}, route.HeaderRefused},
+		"length":        {http.Header{"Content-Length": {"1", "1"}}, route.HeaderRefused},
+		"connection":    {http.Header{"Connection": {"close, X-Api-Key"}}, route.HeaderRefused},
+		"upgrade token": {http.Header{"Connection": {"UpGrade"}}, route.UpgradeRefused},
+		"upgrade":       {http.Header{"Upgrade": {"websocket"}}, route.UpgradeRefused},
+	} {
+		err := route.CheckHeader(tt.h)
+		var code string
+		if r, ok := err.(*route.Refusal); ok { //nolint:errorlint // what it returns
+			code = r.Code
+		}
+		if code != tt.code || (err == nil) != (tt.code == "") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func TestCleanRequest(t *testing.T) {
+	t.Parallel()
+	in := http.Header{
+		"Accept": {"a"}, "Connection": {"te"}, "Te": {"gzip, Trailers"}, "Keep-Alive": {"1"}, "X-Forwarded-For": {"1.1.1.1"}, "X-Forwarded-Host": {"a", "b"},
+		"X-Forwarded-Client-Cert": {"x"}, "Parley-Caller": {"x"}, "Forwarded": {"x"}, "X-Real-Ip": {"x"}, "X-Spiffe-Id": {"x"}, "Host": {"x"}, "Content-Length": {"1"}, "Authorization": {"x"},
+	}
+	want := http.Header{"Accept": {"a"}, "Te": {"trailers"}, "Authorization": {"x"}}
+	if d := cmp.Diff(want, route.CleanRequest(in, false)); d != "" {
+		t.Error(d)
+	}
+	want["X-Forwarded-For"] = []string{"1.1.1.1"}
+	if d := cmp.Diff(want, route.CleanRequest(in, true)); d != "" {
+		t.Errorf("from a gateway: %s", d)
+	}
+}
+
+func TestCleanResponse(t *testing.T) {
+	t.Parallel()
+	in := http.Header{"Server": {"a"}, "Connection": {"x-private"}, "X-Private": {"1"}, "Parley-Decision": {"ID"}, "Set-Cookie": {"a", "b"}, "Transfer-Encoding": {"chunked"}}
+	app, mesh := http.Header{}, http.Header{}
+	route.CleanResponse(app, in, false)
+	route.CleanResponse(mesh, in, true)
+	want := http.Header{"Server": {"a"}, "Set-Cookie": {"a", "b"}}
+	if d := cmp.Diff(want, app); d != "" {
+		t.Error(d)
+	}
+	want["Parley-Decision"] = []string{"ID"}
+	if d := cmp.Diff(want, mesh); d != "" {
+		t.Error(d)
+	}
+}
+
+func TestTrace(t *testing.T) {
+	t.Parallel()
+	const good = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+	got, kept := route.NextTrace([]string{good})
+	if !kept || got.TraceID != "0af7651916cd43dd8448eb211c80319c" || got.ParentID != "b7ad6b7169203331" || !got.Sampled || len(got.SpanID) != 16 || got.SpanID == got.ParentID {
+		t.Errorf("got %+v", got)
+	}
+	if next, ok := route.ParseTraceParent(route.FormatTraceParent(got)); !ok || next.TraceID != got.TraceID || next.ParentID != got.SpanID {
+		t.Errorf("next %+v", next)
+	}
+	if later, ok := route.ParseTraceParent("cc" + good[2:] + "-more"); !ok || later.TraceID != got.TraceID {
+		t.Error("a later version is refused")
+	}
+	for _, bad := range []string{
+		"", good[:54], good + "-x", "ff" + good[2:], "0g" + good[2:], strings.ToUpper(good), "00-" + strings.Repeat("0", 32) + good[35:], good[:36] + strings.Repeat("0", 16) + "-01",
+		strings.ReplaceAll(good, "-", "_"), "cc" + good[2:] + "x", good[:53] + "0g",
+	} {
+		if _, ok := route.ParseTraceParent(bad); ok {
+			t.Errorf("%q is accepted", bad)
+		}
+		fresh, kept := route.NextTrace([]string{bad})
+		if kept || len(fresh.TraceID) != 32 || fresh.ParentID != "" || !fresh.Sampled {
+			t.Errorf("%q gives %+v", bad, fresh)
+		}
+	}
+	if _, kept := route.NextTrace([]string{good, good}); kept {
+		t.Error("two are taken for one")
+	}
+}
+
+func TestRequestID(t *testing.T) {
+	t.Parallel()
+	for _, good := range []string{"a", "A-z_0.9", strings.Repeat("x", 64)} {
+		if got := route.RequestID([]string{good}); got != good {
+			t.Errorf("%q became %q", good, got)
+		}
+	}
+	for _, bad := range [][]string{nil, {""}, {"a b"}, {"a\n"}, {strings.Repeat("x", 65)}, {"a", "a"}, {"é"}} {
+		got := route.RequestID(bad)
+		if len(got) != 32 || len(bad) > 0 && got == bad[0] {
+			t.Errorf("%q became %q", bad, got)
+		}
+	}
+	if route.RequestID(nil) == route.RequestID(nil) {
+		t.Error("made ids repeat")
+	}
+}
+
+func TestTable(t *testing.T) {
+	t.Parallel()
+	table := route.NewTable(&snapshot.Gateway{Routes: []snapshot.Route{
+		{PolicyTarget: "0", Host: "API.shop.example", Path: "/orders/**", Methods: []string{"GET"}},
+		{PolicyTarget: "1", Host: "*.shop.example", Path: "/orders/*"},
+		{PolicyTarget: "2", Path: "/any"},
+		{PolicyTarget: "3", Host: "last.example"},
+	}})
+	for _, tt := range []struct{ host, path, method, want string }{
+		{"api.shop.example", "/orders/1/2", "GET", "0"}, {"api.shop.example", "/orders/1", "POST", "1"}, {"api.shop.example", "/orders/1/2", "POST", ""},
+		{"www.shop.example", "/orders/1", "GET", "1"}, {"a.b.shop.example", "/orders/1", "GET", ""}, {"shop.example", "/orders/1", "GET", ""}, {".shop.example", "/orders/1", "GET", ""},
+		{"x", "/any", "GET", "2"}, {"last.example", "/", "PUT", "3"}, {"x", "/", "GET", ""},
+	} {
+		var got string
+		if r := table.Match(tt.host, tt.path, tt.method); r != nil {
+			got = r.PolicyTarget
+		}
+		if got != tt.want {
+			t.Errorf("%s %s%s goes to %q, want %q", tt.method, tt.host, tt.path, got, tt.want)
+		}
+	}
+}
+
+func FuzzTarget(f *testing.F) {
+	for _, s := range []string{"/", "/a%2e%2e/b?c", "/%c3%a9|", "//", "/a;b", "/?%zz", "*", "http://a/b", "/\x00", "/%25", "/a/../b"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, raw string) {
+		path, query, err := route.Target(raw)
+		if err != nil {
+			return
+		}
+		if again, q, err := route.Target(path + query); err != nil || again != path || q != query {
+			t.Fatalf("%q gives %q, which gives %q %v", raw, path, again, err)
+		}
+		decoded, err := url.PathUnescape(path)
+		if err != nil || !utf8.ValidString(decoded) || strings.ContainsAny(decoded, "\\;%?#\x00\r\n") || strings.Contains(decoded, "//") {
+			t.Fatalf("%q is accepted as %q", raw, decoded)
+		}
+		if strings.Count(decoded, "/") != strings.Count(path, "/") {
+			t.Fatalf("%q hides a slash", path)
+		}
+		for _, s := range strings.Split(decoded, "/") {
+			if s == "." || s == ".." {
+				t.Fatalf("%q has a dot segment", path)
+			}
+		}
+		// What is forwarded are these bytes, by way of net/url.
+		u := url.URL{Path: decoded, RawPath: path, RawQuery: strings.TrimPrefix(query, "?"), ForceQuery: query == "?"}
+		if u.RequestURI() != path+query {
+			t.Fatalf("%q is forwarded as %q", path+query, u.RequestURI())
+		}
+		if !strings.Contains(path, "*") && policy.ValidPattern(path) != nil {
+			t.Fatalf("no rule can name %q: %v", path, policy.ValidPattern(path))
+		}
+	})
+}
+
+func FuzzHost(f *testing.F) {
+	for _, s := range []string{"a", "A.b:80", "[::1]:1", "a.", "a..b", "[", "]", "::", "a:b"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, raw string) {
+		host, err := route.CanonicalHost(raw)
+		if err != nil {
+			return
+		}
+		if again, err := route.CanonicalHost(host); err != nil || again != host || strings.ToLower(host) != host || strings.HasSuffix(host, ".") {
+			t.Fatalf("%q gives %q, which gives %q %v", raw, host, again, err)
+		}
+	})
+}
+
+func FuzzHeader(f *testing.F) {
+	f.Add("X-A", "b", "close")
+	f.Add("x_a", "b\r\nc", "x-api-key")
+	f.Add("PARLEY-Caller", "b", "upgrade")
+	f.Fuzz(func(t *testing.T, name, value, connection string) {
+		h := http.Header{name: {value}, "Connection": {connection}}
+		if route.CheckHeader(h) != nil {
+			return
+		}
+		if strings.ContainsAny(name, "_ \r\n\x00:") || strings.ContainsAny(value, "\r\n\x00") {
+			t.Fatalf("accepted %q: %q", name, value)
+		}
+		for kept := range route.CleanRequest(h, false) {
+			l := strings.ToLower(kept)
+			if strings.HasPrefix(l, "parley-") || strings.HasPrefix(l, "x-forwarded-") || l == "connection" || l == "forwarded" {
+				t.Fatalf("%q travels", kept)
+			}
+		}
+	})
+}
+
+func FuzzTraceParent(f *testing.F) {
+	f.Add("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
+	f.Add("cc-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-x")
+	f.Add("")
+	f.Fuzz(func(t *testing.T, s string) {
+		tr, ok := route.ParseTraceParent(s)
+		if !ok {
+			if tr != (call.Trace{}) {
+				t.Fatalf("a refused one gives %+v", tr)
+			}
+			return
+		}
+		tr.SpanID = tr.ParentID
+		if again, ok := route.ParseTraceParent(route.FormatTraceParent(tr)); !ok || again.TraceID != tr.TraceID || again.Sampled != tr.Sampled {
+			t.Fatalf("%q gives %+v, which gives %+v", s, tr, again)
+		}
+	})
+}
+
+func FuzzRequestID(f *testing.F) {
+	f.Add("abc")
+	f.Add("a b\r\n")
+	f.Fuzz(func(t *testing.T, s string) {
+		if got := route.RequestID([]string{s}); len(got) > 64 || strings.ContainsAny(got, " \r\n\x00") || route.RequestID([]string{got}) != got {
+			t.Fatalf("%q gives %q", s, got)
+		}
+	})
+}
+
+func TestCanonicalAllocs(t *testing.T) {
+	if n := testing.AllocsPerRun(100, func() {
+		_, _, _ = route.Target("/orders/7/items?x=1")
+		_, _ = route.CanonicalHost("orders.shop.example:80")
+		_ = route.CheckMethod("GET")
+		_ = route.Reserved("X-Api-Key")
+	}); n != 0 {
+		t.Errorf("%v allocations", n)
+	}
+}
+
+func BenchmarkCanonical(b *testing.B) {
+	h := http.Header{"Accept": {"*/*"}, "User-Agent": {"x"}, "X-Request-Id": {"abc"}, "Content-Type": {"application/json"}}
+	b.ReportAllocs()
+	for b.Loop() {
+		_, _, _ = route.Target("/orders/7/items?x=1")
+		_, _ = route.CanonicalHost("orders.shop.example:80")
+		_ = route.CheckHeader(h)
+	}
+}

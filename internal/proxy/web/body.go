@@ -1,0 +1,137 @@
+package web
+
+import (
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/parleymesh/parley/internal/clock"
+	"github.com/parleymesh/parley/internal/proxy/route"
+)
+
+var errBodyOver = errors.New("the request is over")
+
+// A body is a request's body on its way upstream. net/http's client reads it on
+// a goroutine that may outlive the round trip, and its server must not be read
+// after the handler has returned; release stands between the two.
+type body struct {
+	src      io.ReadCloser
+	from     *http.Request // whose Trailer is filled at the end of src
+	trailer  http.Header   // of the forwarded request; only its keys are filled
+	control  *http.ResponseController
+	clk      clock.Clock
+	deadline bool // HTTP/1.1: a body that stands still ends
+
+	n      atomic.Int64
+	gone   atomic.Bool // the client left in the middle
+	broken atomic.Bool // the client sent what is no body
+	over   atomic.Bool
+
+	mu    sync.Mutex // held while src is read; guards what follows
+	armed time.Time
+	whole bool // src was read to its end
+}
+
+// Read implements io.Reader.
+func (b *body) Read(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.over.Load() {
+		return 0, errBodyOver
+	}
+	b.arm()
+	n, err := b.src.Read(p)
+	b.n.Add(int64(n))
+	switch {
+	case err == nil:
+	case errors.Is(err, io.EOF):
+		b.whole = true
+		b.disarm()
+		for key := range b.trailer {
+			b.trailer[key] = b.from.Trailer[key]
+		}
+	case isNet(err):
+		b.gone.Store(true)
+	default:
+		b.broken.Store(true)
+	}
+	return n, err
+}
+
+// isNet says that err is the connection's, and not about what came over it.
+func isNet(err error) bool {
+	var op net.Error
+	return errors.As(err, &op) || errors.Is(err, io.ErrUnexpectedEOF)
+}
+
+// Close implements io.Closer for the client half; the body itself is the server
+// half's to close.
+func (b *body) Close() error {
+	b.over.Store(true)
+	return nil
+}
+
+// Over HTTP/1.1 the rest of a body that the response did not wait for is thrown
+// away by net/http, which closes gently then: a close with unread bytes would
+// take the response along. A read under way gets a moment for that, and the rest
+// a while.
+const (
+	readGrace = 50 * time.Millisecond
+	restTime  = 5 * time.Second
+)
+
+// release returns once nobody reads the body any more, and nobody will.
+func (b *body) release() {
+	b.over.Store(true)
+	if !b.mu.TryLock() {
+		grace := time.Unix(1, 0)
+		if b.deadline {
+			grace = b.clk.Now().Add(readGrace)
+		}
+		_ = b.control.SetReadDeadline(grace)
+		b.mu.Lock()
+	}
+	defer b.mu.Unlock()
+	if b.deadline && !b.whole {
+		_ = b.control.SetReadDeadline(b.clk.Now().Add(restTime))
+	}
+}
+
+// arm moves the deadline when a good part of it has passed. A gRPC stream may be
+// silent for as long as it likes, so HTTP/2 has none; pings find dead peers there.
+func (b *body) arm() {
+	if !b.deadline {
+		return
+	}
+	if now := b.clk.Now(); now.Sub(b.armed) > stall/4 {
+		b.armed = now
+		_ = b.control.SetReadDeadline(now.Add(stall))
+	}
+}
+
+// disarm: net/http goes on reading, to notice a client that leaves.
+func (b *body) disarm() {
+	if b.deadline {
+		_ = b.control.SetReadDeadline(time.Time{})
+	}
+}
+
+// trailers are the announced trailer fields that may travel; the others make the
+// request one to refuse.
+func trailers(announced http.Header) (http.Header, error) {
+	if len(announced) == 0 {
+		return nil, nil
+	}
+	out := make(http.Header, len(announced))
+	for name := range announced {
+		if !route.TrailerAllowed(name) {
+			return nil, &route.Refusal{Code: route.HeaderRefused, Status: http.StatusBadRequest, Reason: "the request announces a trailer that may not be one"}
+		}
+		out[name] = nil
+	}
+	return out, nil
+}

@@ -1,0 +1,214 @@
+package web
+
+import (
+	"errors"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/parleymesh/parley/internal/call"
+	"github.com/parleymesh/parley/internal/mtls"
+	"github.com/parleymesh/parley/internal/proxy/route"
+)
+
+// An exchange is one request and its response.
+type exchange struct {
+	server *Server
+	site   *Site
+	conn   *conn
+	w      http.ResponseWriter
+	r      *http.Request
+	req    call.Request
+
+	query   string // with its question mark
+	header  http.Header
+	trailer http.Header
+	kept    bool // the trace is the client's
+	hop     Hop
+
+	body     *body // nil for none
+	out      int64 // bytes of the response's body
+	upstream carrier
+	reported bool
+}
+
+func (s *Server) handle(w http.ResponseWriter, r *http.Request) {
+	c, _ := r.Context().Value(connKey{}).(*conn)
+	x := &exchange{server: s, site: s.site.Load(), conn: c, w: w, r: r}
+	x.begin()
+	if c.attested != nil {
+		process, refused := c.attested.Attestation()
+		x.req.Process = process
+		if refused != nil {
+			// Recorded once for the connection, whatever it goes on to send.
+			w.Header().Set("Connection", "close")
+			x.refuse(*refused, route.ProcessRefused, http.StatusForbidden)
+			return
+		}
+	}
+	if err := x.canonical(); err != nil {
+		var refusal *route.Refusal
+		if !errors.As(err, &refusal) {
+			refusal = &route.Refusal{Code: route.HeaderRefused, Status: http.StatusBadRequest, Reason: err.Error()}
+		}
+		x.refuse(s.cfg.Gate.Refuse(&x.req, refusal.Code, refusal), refusal.Code, refusal.Status)
+		return
+	}
+	if x.site.End == call.Edge {
+		x.match()
+	}
+	verdict := s.cfg.Gate.Check(&x.req)
+	defer x.finish(route.UpstreamClosed, 0) // for a panic on the way; otherwise it was reported
+	if !verdict.Allow {
+		x.deny(verdict)
+		return
+	}
+	x.forward()
+}
+
+// begin fills in what is known without looking at anything that can be refused.
+func (x *exchange) begin() {
+	x.req = call.Request{
+		End: x.site.End, Protocol: call.HTTP, Listener: x.site.Listener,
+		Local: x.site.Local, LocalID: x.site.LocalID,
+		Header:    route.Fields(nil),
+		RequestID: route.RequestID(x.r.Header[route.RequestIDField]),
+		Remote:    x.conn.remote, Peer: x.conn.peer, TLS: x.conn.tls,
+		Start: x.server.cfg.Clock.Now(),
+	}
+	x.req.Trace, x.kept = route.NextTrace(x.r.Header[route.TraceParent])
+	if x.site.End != call.Edge {
+		x.match() // the listener alone says where it leads
+	}
+}
+
+// canonical makes the one form of the request that is decided on and forwarded.
+func (x *exchange) canonical() (err error) {
+	if err := route.CheckMethod(x.r.Method); err != nil {
+		return err
+	}
+	x.req.Method = x.r.Method
+	if x.req.Path, x.query, err = route.Target(x.r.RequestURI); err != nil {
+		x.req.Path = ""
+		return err
+	}
+	if x.req.Host, err = route.CanonicalHost(x.r.Host); err != nil {
+		return err
+	}
+	// net/http keeps a Host field beside :authority; two that differ are two hosts.
+	if h := x.r.Header["Host"]; len(h) > 0 && (len(h) > 1 || h[0] != x.r.Host) {
+		return &route.Refusal{Code: route.HostRefused, Status: http.StatusBadRequest, Reason: "the request names two hosts"}
+	}
+	if err := route.CheckHeader(x.r.Header); err != nil {
+		return err
+	}
+	if x.trailer, err = trailers(x.r.Trailer); err != nil {
+		return err
+	}
+	fromGateway := x.site.End == call.Inbound && strings.HasPrefix(x.conn.peer.ID.Path(), "/gateway/")
+	x.header = route.CleanRequest(x.r.Header, fromGateway)
+	x.req.Header = route.Fields(x.header)
+	return nil
+}
+
+func (x *exchange) match() {
+	x.hop = x.site.Match(x.req.Host, x.req.Path, x.req.Method)
+	x.req.Target, x.req.PolicyTarget, x.req.Revision = x.hop.Target, x.hop.PolicyTarget, x.site.Revision
+}
+
+// refuse answers a refusal that is recorded already.
+func (x *exchange) refuse(v call.Verdict, code string, status int) {
+	p := newProblem(&x.req, v.ID, code, status)
+	contentType, body := p.encode(x.r.Header["Accept"])
+	p.answer(x.w, v.ID, &v, contentType, body)
+}
+
+// deny reports and answers what the gate refused.
+func (x *exchange) deny(v call.Verdict) {
+	if v.Status == 0 {
+		v.Status = http.StatusForbidden
+	}
+	x.problem(v.Code, v.Status, "")
+}
+
+// fail reports and answers a call that was allowed and did not work out before
+// its response began.
+func (x *exchange) fail(err error) {
+	code, status := route.Failure(err)
+	switch {
+	case x.withdrawn():
+		code, status = route.TrustWithdrawn, http.StatusBadGateway
+	case x.r.Context().Err() != nil || code == route.ClientClosed || x.body != nil && x.body.gone.Load():
+		x.finish(route.ClientClosed, 0)
+		panic(http.ErrAbortHandler)
+	case x.body != nil && x.body.broken.Load():
+		code, status = route.ClientClosed, http.StatusBadRequest
+		x.w.Header().Set("Connection", "close")
+	}
+	x.problem(code, status, code)
+}
+
+// problem reports and answers; failure is the outcome's error.
+func (x *exchange) problem(code string, status int, failure string) {
+	v := &x.req.Verdict
+	p := newProblem(&x.req, v.ID, code, status)
+	contentType, body := p.encode(x.r.Header["Accept"])
+	if x.r.Method != http.MethodHead {
+		x.out = int64(len(body))
+	}
+	x.finish(failure, status)
+	p.answer(x.w, v.ID, v, contentType, body)
+}
+
+// finish reports the outcome, once.
+func (x *exchange) finish(failure string, status int) {
+	if x.reported {
+		return
+	}
+	x.reported = true
+	o := call.Outcome{Status: status, Error: failure, BytesOut: x.out, End: x.server.cfg.Clock.Now()}
+	if x.body != nil {
+		o.BytesIn = x.body.n.Load()
+	}
+	if c := x.upstream.get(); c != nil {
+		o.UpstreamPeer, o.UpstreamTLS = mtls.ConnFacts(c)
+		o.Upstream = c.RemoteAddr().String()
+	} else if x.hop.Upstream != nil && x.req.Verdict.Allow {
+		o.Upstream = x.hop.Upstream.address()
+	}
+	x.server.cfg.Gate.Done(&x.req, o)
+}
+
+// withdrawn says that either connection was cut because of who is at its ends.
+func (x *exchange) withdrawn() bool {
+	if mtls.Withdrawn(x.conn.net) {
+		return true
+	}
+	c := x.upstream.get()
+	return c != nil && mtls.Withdrawn(c)
+}
+
+// lost names a failure in the middle of the response's body.
+func (x *exchange) lost(err error) string {
+	if x.withdrawn() {
+		return route.TrustWithdrawn
+	}
+	if x.r.Context().Err() != nil {
+		return route.ClientClosed
+	}
+	code, _ := route.Failure(err)
+	return code
+}
+
+// armWrite moves the deadline of a client that reads slowly, see body.arm.
+func (x *exchange) armWrite(control *http.ResponseController, armed time.Time) time.Time {
+	if x.r.ProtoMajor != 1 {
+		return armed
+	}
+	now := x.server.cfg.Clock.Now()
+	if now.Sub(armed) > stall/4 {
+		_ = control.SetWriteDeadline(now.Add(stall))
+		return now
+	}
+	return armed
+}

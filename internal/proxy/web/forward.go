@@ -1,0 +1,254 @@
+package web
+
+import (
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptrace"
+	"net/textproto"
+	"net/url"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/parleymesh/parley/internal/call"
+	"github.com/parleymesh/parley/internal/proxy/route"
+)
+
+const copySize = 32 << 10
+
+// A carrier remembers the connection that carries a request; a request that
+// net/http sends again moves to another one.
+type carrier struct {
+	mu   sync.Mutex // guards what follows
+	conn net.Conn
+}
+
+func (c *carrier) set(conn net.Conn) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.conn = conn
+}
+
+func (c *carrier) get() net.Conn {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.conn
+}
+
+// forward sends an allowed request on and its response back.
+func (x *exchange) forward() {
+	up := x.hop.Upstream
+	if up == nil {
+		x.fail(errors.New("an allowed request without a route"))
+		return
+	}
+	t, err := up.transport(x.r.ProtoMajor)
+	if err != nil {
+		x.fail(err)
+		return
+	}
+	control := http.NewResponseController(x.w)
+	interim := &interim{w: x.w, proto11: x.r.ProtoAtLeast(1, 1), expects: x.r.Header.Get("Expect") != ""}
+	out := x.outgoing(up, control, interim)
+	if x.body != nil {
+		// Nothing reads the body once this handler has returned, and none of it is
+		// thrown away because the response begins early.
+		defer x.body.release()
+		if x.r.ProtoMajor == 1 {
+			_ = control.EnableFullDuplex()
+		}
+	}
+	resp, err := t.RoundTrip(out)
+	interim.close()
+	if err != nil {
+		x.fail(err)
+		return
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode == http.StatusSwitchingProtocols {
+		x.fail(errors.New("the upstream changed the protocol unasked"))
+		return
+	}
+	x.respond(resp, up.mesh(), control)
+}
+
+// outgoing is the request for the upstream: what was checked, and our own fields.
+func (x *exchange) outgoing(up Upstream, control *http.ResponseController, interim *interim) *http.Request {
+	h := x.header
+	h[route.TraceParent] = []string{route.FormatTraceParent(x.req.Trace)}
+	if !x.kept {
+		delete(h, route.TraceState)
+	}
+	h[route.RequestIDField] = []string{x.req.RequestID}
+	if x.site.End == call.Edge {
+		x.edgeFields(h)
+	}
+	if len(h["User-Agent"]) == 0 {
+		h["User-Agent"] = []string{""} // otherwise net/http makes one up
+	}
+	// An empty query keeps its question mark: the bytes are the client's.
+	query := strings.TrimPrefix(x.query, "?")
+	out := &http.Request{
+		Method: x.req.Method,
+		URL: &url.URL{
+			Scheme: up.scheme(), Host: "upstream", Path: unescape(x.req.Path), RawPath: x.req.Path,
+			RawQuery: query, ForceQuery: x.query == "?",
+		},
+		Host: x.req.Host, Header: h, ContentLength: x.r.ContentLength,
+		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
+	}
+	if x.r.ContentLength != 0 && x.r.Body != nil && x.r.Body != http.NoBody {
+		x.body = &body{
+			src: x.r.Body, from: x.r, trailer: x.trailer, control: control,
+			clk: x.server.cfg.Clock, deadline: x.r.ProtoMajor == 1,
+		}
+		out.Body, out.Trailer = x.body, x.trailer
+	}
+	trace := &httptrace.ClientTrace{
+		GotConn:        func(i httptrace.GotConnInfo) { x.upstream.set(i.Conn) },
+		Got1xxResponse: interim.send,
+	}
+	return out.WithContext(httptrace.WithClientTrace(x.r.Context(), trace))
+}
+
+// edgeFields tell services about the client of an edge. What the client said of
+// itself in these fields was dropped before; a Parley key has done its work here
+// and stays here.
+func (x *exchange) edgeFields(h http.Header) {
+	if x.req.Remote.IsValid() {
+		h[route.ForwardedFor] = []string{x.req.Remote.Addr().String()}
+	}
+	h[route.ForwardedProto] = []string{"http"}
+	if secure(x.conn) {
+		h[route.ForwardedProto] = []string{"https"}
+	}
+	h[route.ForwardedHost] = []string{x.req.Host}
+	if x.req.Caller.KeyID != "" {
+		delete(h, "X-Api-Key")
+		delete(h, "Authorization")
+	}
+}
+
+// respond copies the response. The outcome is reported before the write that
+// ends it: the last one of a known length, or the end that returning sends.
+func (x *exchange) respond(resp *http.Response, fromMesh bool, control *http.ResponseController) {
+	h := x.w.Header()
+	route.CleanResponse(h, resp.Header, fromMesh)
+	if len(h["Content-Type"]) == 0 {
+		h["Content-Type"] = nil // otherwise net/http guesses one from the body
+	}
+	for name := range resp.Trailer {
+		if route.TrailerAllowed(name) {
+			h.Add("Trailer", name)
+		}
+	}
+	if len(resp.Trailer) > 0 {
+		// HTTP/2 may bring a length and trailers; HTTP/1.1 has room for one of them.
+		delete(h, "Content-Length")
+		resp.ContentLength = -1
+	}
+	if x.r.Method == http.MethodHead || resp.StatusCode == http.StatusNoContent ||
+		resp.StatusCode == http.StatusNotModified || resp.ContentLength == 0 {
+		x.finish("", resp.StatusCode)
+		x.w.WriteHeader(resp.StatusCode)
+		return
+	}
+	x.w.WriteHeader(resp.StatusCode)
+	if err := x.copyBody(resp, control); err != nil {
+		x.finish(x.lost(err), resp.StatusCode)
+		// The client must not take what it has for the whole.
+		panic(http.ErrAbortHandler)
+	}
+	x.copyTrailer(resp)
+	x.finish("", resp.StatusCode)
+}
+
+var errWrite = errors.New("the client does not read")
+
+func (x *exchange) copyBody(resp *http.Response, control *http.ResponseController) error {
+	stream := resp.ContentLength < 0
+	if stream {
+		if err := control.Flush(); err != nil {
+			return err
+		}
+	}
+	buf := x.server.buffers.Get().(*[copySize]byte)
+	defer x.server.buffers.Put(buf)
+	var armed time.Time
+	for {
+		n, err := resp.Body.Read(buf[:])
+		x.out += int64(n)
+		if n > 0 {
+			armed = x.armWrite(control, armed)
+			if !stream && x.out >= resp.ContentLength {
+				x.finish("", resp.StatusCode)
+			}
+			if _, werr := x.w.Write(buf[:n]); werr != nil {
+				x.finish(route.ClientClosed, resp.StatusCode)
+				return errWrite
+			}
+			if stream && err == nil {
+				_ = control.Flush()
+			}
+		}
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// copyTrailer hands over the trailers that were announced, and those that were
+// not but came, as gRPC servers do.
+func (x *exchange) copyTrailer(resp *http.Response) {
+	h := x.w.Header()
+	for name, values := range resp.Trailer {
+		if route.TrailerAllowed(name) {
+			h[http.TrailerPrefix+name] = values
+		}
+	}
+}
+
+// interim passes 1xx responses on while the round trip lasts.
+type interim struct {
+	mu      sync.Mutex // guards over, and w until it is set
+	over    bool
+	w       http.ResponseWriter
+	proto11 bool // HTTP/1.0 knows none
+	expects bool // the client waits for 100
+}
+
+func (i *interim) send(code int, header textproto.MIMEHeader) error {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.over || !i.proto11 || code == http.StatusContinue && !i.expects {
+		return nil
+	}
+	h := i.w.Header()
+	route.CleanResponse(h, http.Header(header), false)
+	i.w.WriteHeader(code)
+	clear(h)
+	return nil
+}
+
+func (i *interim) close() {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.over = true
+}
+
+// unescape decodes a canonical path, whose encodings are known to be well formed.
+func unescape(path string) string {
+	if !strings.Contains(path, "%") {
+		return path
+	}
+	decoded, err := url.PathUnescape(path)
+	if err != nil {
+		return path
+	}
+	return decoded
+}

@@ -1,0 +1,244 @@
+package web
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/parleymesh/parley/internal/clock"
+	"github.com/parleymesh/parley/internal/identity"
+	"github.com/parleymesh/parley/internal/mtls"
+)
+
+// Limits of the client half.
+const (
+	meshIdle = 60 * time.Second
+	appIdle  = 30 * time.Second
+	// answerTimeout is the time from a whole request to the head of its response.
+	answerTimeout  = 5 * time.Minute
+	continueWait   = 5 * time.Second
+	maxIdle        = 1024
+	maxAnswerBytes = 256 << 10
+	// leafMargin is how long before the end of a leaf its connections are left:
+	// a request that was just sent still arrives in time.
+	leafMargin = 2 * time.Second
+)
+
+// An Upstream is something that requests are forwarded to.
+type Upstream interface {
+	// transport carries a request that came over that major version of HTTP.
+	transport(major int) (*http.Transport, error)
+	// scheme of the requests, http or https.
+	scheme() string
+	// mesh says that the other end is Parley, whose own fields pass.
+	mesh() bool
+	// address is that of the upstream where it is no connection's.
+	address() string
+	// Close closes idle connections, and others as they become idle.
+	Close()
+}
+
+// Mesh is a service behind mTLS. A request goes on in the version of HTTP in
+// which it came.
+//
+// Connections are kept in generations: all those of one generation were made
+// with one credential under one trust epoch. When either changes, or the first
+// leaf of a generation comes near its end, new requests use a new generation and
+// the old one drains. So no request is sent on a connection whose leaf has ended.
+type Mesh struct {
+	src       identity.Source
+	clk       clock.Clock
+	endpoints []string
+	h1, h2    *mtls.Dialer
+	next      atomic.Uint32
+
+	current atomic.Pointer[generation]
+	mu      sync.Mutex // held to replace current
+}
+
+type generation struct {
+	credential *identity.Credential
+	epoch      uint64
+	ends       atomic.Int64 // earliest end of a leaf, Unix nanoseconds
+	h1, h2     *http.Transport
+}
+
+// NewMesh reaches the service expect at endpoints with src's credential.
+// Connections are registered in conns.
+func NewMesh(src identity.Source, expect identity.ID, endpoints []string, clk clock.Clock, conns *mtls.Conns) *Mesh {
+	m := &Mesh{src: src, clk: clk, endpoints: endpoints}
+	m.h1 = mtls.NewDialer(src, expect, clk, mtls.HTTP1)
+	m.h2 = mtls.NewDialer(src, expect, clk, mtls.HTTP2)
+	m.h1.Conns, m.h2.Conns = conns, conns
+	return m
+}
+
+func (m *Mesh) scheme() string  { return "https" }
+func (m *Mesh) mesh() bool      { return true }
+func (m *Mesh) address() string { return strings.Join(m.endpoints, ",") }
+
+// Close implements Upstream.
+func (m *Mesh) Close() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if g := m.current.Swap(nil); g != nil {
+		g.retire()
+	}
+}
+
+func (m *Mesh) transport(major int) (*http.Transport, error) {
+	g, err := m.generation()
+	if err != nil {
+		return nil, err
+	}
+	if major == 2 {
+		return g.h2, nil
+	}
+	return g.h1, nil
+}
+
+func (m *Mesh) generation() (*generation, error) {
+	cred, err := m.src.Credential()
+	if err != nil {
+		return nil, err
+	}
+	trust := m.src.Trust()
+	if trust == nil {
+		return nil, mtls.ErrNoTrust
+	}
+	now := m.clk.Now()
+	if now.After(cred.NotAfter()) {
+		return nil, fmt.Errorf("own credential: %w", identity.ErrExpired)
+	}
+	good := func(g *generation) bool {
+		return g != nil && g.credential == cred && g.epoch == trust.Epoch && now.UnixNano() < g.ends.Load()
+	}
+	if g := m.current.Load(); good(g) {
+		return g, nil
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if g := m.current.Load(); good(g) {
+		return g, nil
+	}
+	g := &generation{credential: cred, epoch: trust.Epoch}
+	// Our own leaf's end is not lowered by the margin: it is renewed long before,
+	// and if not, the last seconds are better used than refused.
+	g.ends.Store(cred.NotAfter().UnixNano())
+	g.h1 = m.newTransport(g, m.h1, mtls.HTTP1)
+	g.h2 = m.newTransport(g, m.h2, mtls.HTTP2)
+	if old := m.current.Swap(g); old != nil {
+		old.retire()
+	}
+	return g, nil
+}
+
+func (m *Mesh) newTransport(g *generation, d *mtls.Dialer, alpn string) *http.Transport {
+	t := newTransport(meshIdle)
+	t.DialTLSContext = func(ctx context.Context, network, _ string) (net.Conn, error) {
+		c, err := m.dial(ctx, d, network, alpn)
+		if err == nil {
+			g.lower(mtls.Ends(c).Add(-leafMargin))
+			return c, nil
+		}
+		return nil, err
+	}
+	t.Protocols = new(http.Protocols)
+	t.Protocols.SetHTTP1(alpn == mtls.HTTP1)
+	t.Protocols.SetHTTP2(alpn == mtls.HTTP2)
+	return t
+}
+
+// dial tries the endpoints in turn, from the next one on. Nothing was sent where
+// it fails, so another may be tried.
+func (m *Mesh) dial(ctx context.Context, d *mtls.Dialer, network, alpn string) (net.Conn, error) {
+	if len(m.endpoints) == 0 {
+		return nil, &net.DNSError{Err: "the service has no endpoint", IsNotFound: true}
+	}
+	first, start := error(nil), int(m.next.Add(1))
+	for i := range m.endpoints {
+		c, err := d.DialContext(ctx, network, m.endpoints[(start+i)%len(m.endpoints)])
+		if err == nil && alpn == mtls.HTTP2 && c.ConnectionState().NegotiatedProtocol != alpn {
+			_ = c.Close()
+			err = errors.New("the upstream does not speak HTTP/2")
+		}
+		if err == nil {
+			return c, nil
+		}
+		if first == nil {
+			first = err
+		}
+	}
+	return nil, first
+}
+
+// lower keeps the earliest end.
+func (g *generation) lower(end time.Time) {
+	for {
+		old := g.ends.Load()
+		if end.UnixNano() >= old || g.ends.CompareAndSwap(old, end.UnixNano()) {
+			return
+		}
+	}
+}
+
+// retire closes what is idle; net/http closes the rest when it becomes idle.
+func (g *generation) retire() {
+	g.h1.CloseIdleConnections()
+	g.h2.CloseIdleConnections()
+}
+
+// App is an application behind its sidecar, in plaintext.
+type App struct {
+	addr string
+	t    *http.Transport
+}
+
+// NewApp reaches addr: host:port, or unix: and an absolute path. With h2 it
+// speaks HTTP/2 from the first byte, otherwise HTTP/1.1.
+func NewApp(addr string, h2 bool) *App {
+	a := &App{addr: addr, t: newTransport(appIdle)}
+	a.t.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) { return DialApp(ctx, addr) }
+	a.t.Protocols = new(http.Protocols)
+	a.t.Protocols.SetHTTP1(!h2)
+	a.t.Protocols.SetUnencryptedHTTP2(h2)
+	return a
+}
+
+// DialApp connects to an application's address.
+func DialApp(ctx context.Context, addr string) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, mtls.DialTimeout)
+	defer cancel()
+	var d net.Dialer
+	if path, ok := strings.CutPrefix(addr, "unix:"); ok {
+		return d.DialContext(ctx, "unix", path)
+	}
+	return d.DialContext(ctx, "tcp", addr)
+}
+
+func (a *App) transport(int) (*http.Transport, error) { return a.t, nil }
+func (a *App) scheme() string                         { return "http" }
+func (a *App) mesh() bool                             { return false }
+func (a *App) address() string                        { return a.addr }
+
+// Close implements Upstream.
+func (a *App) Close() { a.t.CloseIdleConnections() }
+
+func newTransport(idle time.Duration) *http.Transport {
+	return &http.Transport{
+		MaxIdleConns:           0, // as many as MaxIdleConnsPerHost: there is one host
+		MaxIdleConnsPerHost:    maxIdle,
+		IdleConnTimeout:        idle,
+		ResponseHeaderTimeout:  answerTimeout,
+		ExpectContinueTimeout:  continueWait,
+		MaxResponseHeaderBytes: maxAnswerBytes,
+		DisableCompression:     true, // bodies travel as they are
+		HTTP2:                  &http.HTTP2Config{SendPingTimeout: pingAfter, PingTimeout: pingTimeout, WriteByteTimeout: writeTimeout},
+	}
+}

@@ -1,0 +1,191 @@
+// Package web serves HTTP/1.1 and HTTP/2 and forwards it, on net/http: the
+// server half hands each request to package route's checks and to the gate, the
+// client half keeps the pools to sidecars and applications.
+//
+// The forwarder is its own and not httputil.ReverseProxy. The outcome of a call
+// has to be recorded before the last byte of its response leaves, which needs a
+// hand on the last write; the fields and bytes that travel are those that were
+// checked, not an edited copy of what came; and the connection that carried a
+// call is part of its record.
+//
+// It refuses to authorise, to retry what may have been done, and to tell a client
+// where or why an upstream failed.
+package web
+
+import (
+	"context"
+	"crypto/tls"
+	"log"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/parleymesh/parley/internal/call"
+	"github.com/parleymesh/parley/internal/clock"
+	"github.com/parleymesh/parley/internal/identity"
+	"github.com/parleymesh/parley/internal/mtls"
+	"github.com/parleymesh/parley/internal/proxy/route"
+)
+
+// Limits of the server half.
+const (
+	readHeaderTimeout = 10 * time.Second
+	serverIdle        = 5 * time.Minute
+	maxHeaderBytes    = 64 << 10
+	maxStreams        = 100
+	// stall is how long a body may stand still in either direction of an
+	// HTTP/1.1 connection.
+	stall = 5 * time.Minute
+	// pingAfter and pingTimeout find dead HTTP/2 peers; writeTimeout those that
+	// do not read.
+	pingAfter    = time.Minute
+	pingTimeout  = 15 * time.Second
+	writeTimeout = time.Minute
+)
+
+// A Hop is where a request goes.
+type Hop struct {
+	// Target is the called service, PolicyTarget what policy knows the way by;
+	// see call.Request.
+	Target, PolicyTarget string
+	Upstream             Upstream
+}
+
+// A Site is what a listener serves. It is immutable and replaced as a whole.
+type Site struct {
+	End      call.End
+	Listener string
+	// Local is the service or gateway that listens, LocalID its identity.
+	Local   string
+	LocalID identity.ID
+	// Revision is the one that Match is of.
+	Revision int64
+	// Match finds the hop by canonical host and path and by method; a Hop
+	// without an Upstream says that there is no route.
+	Match func(host, path, method string) Hop
+}
+
+// Config is what a Server needs.
+type Config struct {
+	Gate   route.Gate
+	Clock  clock.Clock
+	Logger *slog.Logger
+}
+
+// Attested is a connection whose process was asked for. The answer is there once
+// the first byte was read.
+type Attested interface {
+	// Attestation is the process, and the recorded refusal if it may not call.
+	Attestation() (call.Process, *call.Verdict)
+}
+
+// A Server serves the connections of one listener.
+type Server struct {
+	cfg   Config
+	http  *http.Server
+	site  atomic.Pointer[Site]
+	conns atomic.Int64
+
+	buffers sync.Pool // *[copySize]byte
+}
+
+// NewServer serves site. HTTP/2 is spoken where TLS negotiated it, and without
+// TLS to those who begin with it (RFC 9113 section 3.3).
+func NewServer(cfg Config, site *Site) *Server {
+	s := &Server{cfg: cfg, buffers: sync.Pool{New: func() any { return new([copySize]byte) }}}
+	s.site.Store(site)
+	var protocols http.Protocols
+	protocols.SetHTTP1(true)
+	protocols.SetHTTP2(true)
+	protocols.SetUnencryptedHTTP2(true)
+	s.http = &http.Server{
+		Handler:           http.HandlerFunc(s.handle),
+		ReadHeaderTimeout: readHeaderTimeout,
+		IdleTimeout:       serverIdle,
+		MaxHeaderBytes:    maxHeaderBytes,
+		Protocols:         &protocols,
+		HTTP2: &http.HTTP2Config{
+			MaxConcurrentStreams: maxStreams,
+			SendPingTimeout:      pingAfter,
+			PingTimeout:          pingTimeout,
+			WriteByteTimeout:     writeTimeout,
+		},
+		ConnContext: s.connContext,
+		ConnState:   s.connState,
+		ErrorLog:    log.New(remarks{cfg.Logger}, "", 0),
+		// "OPTIONS *" goes the way of every other request.
+		DisableGeneralOptionsHandler: true,
+	}
+	return s
+}
+
+// SetSite replaces what is served; requests under way end as they began.
+func (s *Server) SetSite(site *Site) { s.site.Store(site) }
+
+// Serve serves ln's connections until ln is closed or Shutdown is called. The
+// error is never nil.
+func (s *Server) Serve(ln net.Listener) error { return s.http.Serve(ln) }
+
+// Shutdown stops accepting, lets requests under way end until ctx does, and then
+// closes what is left.
+func (s *Server) Shutdown(ctx context.Context) error {
+	err := s.http.Shutdown(ctx)
+	if err != nil {
+		_ = s.http.Close()
+	}
+	return err
+}
+
+// Connections is how many there are.
+func (s *Server) Connections() int { return int(s.conns.Load()) }
+
+// conn is what the requests of one connection share.
+type conn struct {
+	net      net.Conn
+	attested Attested
+	remote   netip.AddrPort
+	peer     call.Peer
+	tls      call.TLS
+}
+
+type connKey struct{}
+
+func (s *Server) connContext(ctx context.Context, c net.Conn) context.Context {
+	info := &conn{net: c}
+	info.attested, _ = c.(Attested)
+	info.peer, info.tls = mtls.ConnFacts(c)
+	if tcp, ok := c.RemoteAddr().(*net.TCPAddr); ok {
+		ap := tcp.AddrPort()
+		info.remote = netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
+	}
+	return context.WithValue(ctx, connKey{}, info)
+}
+
+func (s *Server) connState(_ net.Conn, state http.ConnState) {
+	switch state {
+	case http.StateNew:
+		s.conns.Add(1)
+	case http.StateClosed, http.StateHijacked:
+		s.conns.Add(-1)
+	}
+}
+
+// secure says that the client's side of the request is TLS.
+func secure(c *conn) bool {
+	_, ok := c.net.(*tls.Conn)
+	return ok
+}
+
+// remarks takes net/http's log, which is about misbehaving peers, to the debug
+// level, as an attribute.
+type remarks struct{ logger *slog.Logger }
+
+func (r remarks) Write(line []byte) (int, error) {
+	r.logger.Debug("http server", "remark", strings.TrimSpace(string(line)))
+	return len(line), nil
+}
