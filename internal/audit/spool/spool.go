@@ -1,0 +1,200 @@
+// Package spool is an agent's own log of events: preallocated, memory-mapped
+// segment files that the request path copies into, and a sealer beside it that
+// hashes, syncs and makes readable what was copied. audit/collect carries the
+// sealed entries to the server.
+//
+// It refuses to drop in silence: whatever is lost, by a full disk, a loss of
+// power or a damaged file, stands in the log as a numbered audit.gap event. It
+// refuses to share its directory with another process.
+package spool
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/parleymesh/parley/internal/audit"
+	"github.com/parleymesh/parley/internal/clock"
+	"github.com/parleymesh/parley/internal/fault"
+)
+
+// Errors of a Spool.
+var (
+	ErrClosed    = errors.New("the audit log is closed")
+	ErrDiscarded = errors.New("the entry was discarded")
+)
+
+const (
+	// defaultSegment and minSegment bound Config.SegmentSize: a segment holds at
+	// least one event of the largest size and the gap event before it.
+	defaultSegment = 8 << 20
+	minSegment     = 256 << 10
+	maxSegment     = 1 << 30
+
+	// sealEvery is how long a published record waits for the sealer, so that
+	// with the sync itself a loss of power costs at most 100 ms of events.
+	sealEvery = 50 * time.Millisecond
+	// maxBlock is how long Record waits for a segment.
+	maxBlock = 250 * time.Millisecond
+	// retryEvery is how often a segment is asked for while the disk is full.
+	retryEvery = 100 * time.Millisecond
+)
+
+// Config is what a Spool needs. Dir, Log, Clock and Logger are required.
+type Config struct {
+	// Dir is the log's own directory, made with mode 0700 where it is absent.
+	Dir string
+	// Log is the beginning of the log's name, commonly the host's name. The
+	// name is made of it and eight random digits when Dir is first used, and
+	// then kept whatever Log says: see Spool.Log. In events of the spool's own
+	// it is the host.
+	Log string
+	// SegmentSize is the size of a segment file in bytes, 256 KiB to 1 GiB;
+	// 0 is 8 MiB.
+	SegmentSize int64
+	Clock       clock.Clock
+	Logger      *slog.Logger
+}
+
+// A Spool is an open log. It is safe for concurrent use.
+type Spool struct {
+	cfg  Config
+	name string
+	boot [16]byte // this start of the machine, zero where that is unknown
+	lock *os.File
+	// allocate reserves the blocks of a new segment; tests make it fail.
+	allocate func(f *os.File, size int64) error
+	scratch  sync.Pool // *[]byte for encodings
+	seal     chan struct{}
+	need     chan struct{}
+
+	// sealing is held by the one sealer at work.
+	sealing sync.Mutex
+	// reading guards reader and keeps files from being removed under a reader.
+	reading sync.Mutex
+	reader  reader
+
+	// mu guards all below. It is never held over a system call but the rename
+	// that puts a prepared segment into use.
+	mu       sync.Mutex
+	segments []*segment // all, oldest first; the last is active
+	next     uint64
+	spare    *segment      // prepared, or nil
+	spareErr error         // why there is no spare
+	more     chan struct{} // closed when spare or spareErr changes
+	lost     lost
+	sealed   uint64
+	advanced chan struct{} // closed when sealed grows
+	broken   error         // the disk failed; nothing is recorded any more
+	closed   bool
+}
+
+// lost counts events that could not be recorded since the last gap event.
+type lost struct {
+	count uint32
+	since time.Time
+}
+
+// Open opens or makes the log in cfg.Dir and recovers what a killed process left
+// there: records that it published are sealed, records that it had half written
+// do not count, and what is missing or damaged is replaced by gap events, the
+// damaged file being kept beside its successor. Another process's log is
+// fault.LogBusy, no space fault.LogFull, and files that are no log or of another
+// version fault.LogBroken.
+func Open(cfg Config) (*Spool, error) { return open(cfg, allocate) }
+
+func open(cfg Config, allocate func(*os.File, int64) error) (*Spool, error) {
+	if cfg.SegmentSize == 0 {
+		cfg.SegmentSize = defaultSegment
+	}
+	if cfg.SegmentSize < minSegment || cfg.SegmentSize > maxSegment {
+		return nil, fmt.Errorf("audit log %s: a segment of %d bytes is not between %d and %d", cfg.Dir, cfg.SegmentSize, minSegment, maxSegment)
+	}
+	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
+		return nil, fmt.Errorf("open audit log: %w", err)
+	}
+	lock, err := lockDir(cfg.Dir)
+	if err != nil {
+		return nil, err
+	}
+	s := &Spool{
+		cfg: cfg, lock: lock, allocate: allocate, boot: bootID(),
+		scratch: sync.Pool{New: func() any { b := make([]byte, 0, 2048); return &b }},
+		seal:    make(chan struct{}, 1), need: make(chan struct{}, 1),
+		more: make(chan struct{}), advanced: make(chan struct{}),
+	}
+	if err := s.recover(); err != nil {
+		s.unmap()
+		return nil, errors.Join(err, unlockDir(lock))
+	}
+	return s, nil
+}
+
+// Log is the log's name, unique to its directory.
+func (s *Spool) Log() string { return s.name }
+
+// Next is the index of the next entry.
+func (s *Spool) Next() uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.next
+}
+
+// Close seals what is recorded and lets go of the directory. Run must have
+// returned. A second Close does nothing.
+func (s *Spool) Close() error {
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		return nil
+	}
+	s.closed = true
+	broken := s.broken
+	s.mu.Unlock()
+	var err error
+	if broken == nil {
+		err = s.sealAll(true)
+	}
+	s.mu.Lock()
+	close(s.advanced) // waiters see closed; nobody replaces the channel any more
+	s.mu.Unlock()
+	s.unmap()
+	return errors.Join(err, unlockDir(s.lock))
+}
+
+// unmap drops every mapping and the spare file. Nobody records any more.
+func (s *Spool) unmap() {
+	s.sealing.Lock()
+	defer s.sealing.Unlock()
+	s.reading.Lock()
+	defer s.reading.Unlock()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.reader.drop()
+	for _, g := range s.segments {
+		g.unmap()
+	}
+	if s.spare != nil {
+		s.spare.unmap()
+		os.Remove(s.spare.path) // Open removes what stays
+		s.spare = nil
+	}
+}
+
+// gapEvent is a numbered loss as an event: count events at or before index.
+func (s *Spool) gapEvent(reason, message string, index, count uint64) *audit.Event {
+	now := s.cfg.Clock.Now()
+	return &audit.Event{
+		ID: audit.NewID(now), Time: now, Class: audit.Security, Action: audit.Gap, Outcome: audit.Failure,
+		Reason: reason, Message: message, Host: s.cfg.Log, Reporter: "agent",
+		Gap: &audit.Range{From: index, To: index, Count: count},
+	}
+}
+
+// broke says that the files are not what this program wrote.
+func broke(dir, format string, args ...any) error {
+	return fault.New(fault.LogBroken, "keep "+dir+" for inspection and move it away: a new log is begun at the next start", format, args...)
+}

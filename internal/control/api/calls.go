@@ -1,0 +1,148 @@
+package api
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"unicode/utf8"
+
+	"github.com/parleymesh/parley/internal/fault"
+)
+
+// Version is which program answers.
+func (c *Client) Version(ctx context.Context) (*Version, error) {
+	return decode[Version](c, ctx, func(ctx context.Context) (*http.Response, error) { return c.requests.GetVersion(ctx) })
+}
+
+// Status is what runs now.
+func (c *Client) Status(ctx context.Context) (*Status, error) {
+	return decode[Status](c, ctx, func(ctx context.Context) (*http.Response, error) { return c.requests.GetStatus(ctx) })
+}
+
+// Apply makes a mesh file the desired state, or says what that would change.
+// A text that is not UTF-8 is refused here: JSON cannot carry it as it is.
+func (c *Client) Apply(ctx context.Context, r ApplyRequest) (*ApplyResult, error) {
+	if !utf8.ValidString(r.Text) {
+		return nil, fault.New(fault.MeshSyntax, "save it as UTF-8", "%s is not UTF-8", r.Name)
+	}
+	return decode[ApplyResult](c, ctx, func(ctx context.Context) (*http.Response, error) { return c.requests.ApplyConfig(ctx, r) })
+}
+
+// Rollback applies the text of an earlier revision as a new one.
+func (c *Client) Rollback(ctx context.Context, r RollbackRequest) (*ApplyResult, error) {
+	return decode[ApplyResult](c, ctx, func(ctx context.Context) (*http.Response, error) { return c.requests.RollbackConfig(ctx, r) })
+}
+
+// Revisions is a page of the history, newest first.
+func (c *Client) Revisions(ctx context.Context, p ListRevisionsParams) (*RevisionList, error) {
+	return decode[RevisionList](c, ctx, func(ctx context.Context) (*http.Response, error) { return c.requests.ListRevisions(ctx, &p) })
+}
+
+// Revision is one revision with its text; number 0 is the newest.
+func (c *Client) Revision(ctx context.Context, number int64) (*RevisionText, error) {
+	return decode[RevisionText](c, ctx, func(ctx context.Context) (*http.Response, error) { return c.requests.GetRevision(ctx, number) })
+}
+
+// Diff is what changed between two revisions; from 0 is the empty mesh, to 0
+// the newest revision.
+func (c *Client) Diff(ctx context.Context, from, to int64) (*Diff, error) {
+	return decode[Diff](c, ctx, func(ctx context.Context) (*http.Response, error) {
+		return c.requests.DiffConfig(ctx, &DiffConfigParams{From: from, To: to})
+	})
+}
+
+// ConfigSchema is the JSON Schema of the mesh file.
+func (c *Client) ConfigSchema(ctx context.Context) ([]byte, error) {
+	return c.call(ctx, c.timeout(), func(ctx context.Context) (*http.Response, error) { return c.requests.GetConfigSchema(ctx) })
+}
+
+// CreateKey makes an API key. Its secret is nowhere else.
+func (c *Client) CreateKey(ctx context.Context, r KeyRequest) (*NewKey, error) {
+	return decode[NewKey](c, ctx, func(ctx context.Context) (*http.Response, error) { return c.requests.CreateKey(ctx, r) })
+}
+
+// Keys is a page of the API keys, oldest first.
+func (c *Client) Keys(ctx context.Context, p ListKeysParams) (*KeyList, error) {
+	return decode[KeyList](c, ctx, func(ctx context.Context) (*http.Response, error) { return c.requests.ListKeys(ctx, &p) })
+}
+
+// RevokeKey revokes an API key by its id.
+func (c *Client) RevokeKey(ctx context.Context, id string) error {
+	_, err := c.call(ctx, c.timeout(), func(ctx context.Context) (*http.Response, error) { return c.requests.RevokeKey(ctx, id) })
+	return err
+}
+
+// Events is a page of recorded events.
+func (c *Client) Events(ctx context.Context, p ListEventsParams) (*EventList, error) {
+	return decode[EventList](c, ctx, func(ctx context.Context) (*http.Response, error) { return c.requests.ListEvents(ctx, &p) })
+}
+
+// Event is one event by its id.
+func (c *Client) Event(ctx context.Context, id string) (*Entry, error) {
+	return decode[Entry](c, ctx, func(ctx context.Context) (*http.Response, error) { return c.requests.GetEvent(ctx, id) })
+}
+
+// Tail calls each for the newest events and, if p.Follow is set, for every one
+// that arrives later, until ctx ends, the server does, or each returns an error,
+// which is then Tail's. Only p.Follow lifts the client's time limit.
+func (c *Client) Tail(ctx context.Context, p TailEventsParams, each func(*Entry) error) error {
+	ctx, cancel := context.WithCancel(ctx)
+	if !p.Follow {
+		ctx, cancel = context.WithTimeout(ctx, c.timeout())
+	}
+	defer cancel()
+	resp, err := c.requests.TailEvents(ctx, &p)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	lines := bufio.NewScanner(resp.Body)
+	lines.Buffer(make([]byte, 0, 64<<10), maxEntryLine)
+	for lines.Scan() {
+		if len(bytes.TrimSpace(lines.Bytes())) == 0 {
+			continue
+		}
+		e, err := parse[Entry](lines.Bytes())
+		if err != nil {
+			return err
+		}
+		if err := each(e); err != nil {
+			return err
+		}
+	}
+	if err := lines.Err(); err != nil && !errors.Is(err, io.EOF) {
+		return c.unreachable(ctx, err)
+	}
+	return nil
+}
+
+// maxEntryLine is the longest line of a tail: an event of the largest size with
+// what stands around it.
+const maxEntryLine = 256 << 10
+
+// Verify recomputes every stored log. That a log does not verify is no error.
+func (c *Client) Verify(ctx context.Context) (*Verification, error) {
+	body, err := c.call(ctx, max(c.timeout(), VerifyTimeout), func(ctx context.Context) (*http.Response, error) { return c.requests.VerifyAudit(ctx) })
+	if err != nil {
+		return nil, err
+	}
+	return parse[Verification](body)
+}
+
+// Why explains a decision that was made, or one that would be.
+func (c *Client) Why(ctx context.Context, p ExplainParams) (*Explanation, error) {
+	return decode[Explanation](c, ctx, func(ctx context.Context) (*http.Response, error) { return c.requests.Explain(ctx, &p) })
+}
+
+// Bundle is the trust domain's root certificates in PEM.
+func (c *Client) Bundle(ctx context.Context) ([]byte, error) {
+	return c.call(ctx, c.timeout(), func(ctx context.Context) (*http.Response, error) { return c.requests.GetBundle(ctx) })
+}
+
+// Certificates is a page of the certificates that have not ended.
+func (c *Client) Certificates(ctx context.Context, p ListCertificatesParams) (*CertificateList, error) {
+	return decode[CertificateList](c, ctx, func(ctx context.Context) (*http.Response, error) { return c.requests.ListCertificates(ctx, &p) })
+}

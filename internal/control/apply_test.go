@@ -1,0 +1,277 @@
+package control_test
+
+import (
+	"errors"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/parleymesh/parley/internal/audit"
+	"github.com/parleymesh/parley/internal/control/api"
+	"github.com/parleymesh/parley/internal/fault"
+)
+
+func request(text string) api.ApplyRequest {
+	return api.ApplyRequest{Name: "parley.yaml", Text: text, Message: "why not"}
+}
+
+// wider lets web call one path more.
+var wider = strings.Replace(meshFile, "paths: [/orders/**]", "paths: [/orders/**, /carts]", 1)
+
+func TestApplyMakesTheFirstRevision(t *testing.T) {
+	t.Parallel()
+	h := serve(t)
+	r := request(meshFile)
+	r.Expect = new(int64)
+	got, err := h.client.Apply(t.Context(), r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got.Revision != 1 || got.Previous != 0 || !got.Running || got.DryRun || got.Unchanged || len(got.Changes) == 0 {
+		t.Errorf("result %+v", got)
+	}
+	if diff := cmp.Diff([]api.Port{{From: "web", To: "orders", Port: 15001}}, got.Ports); diff != "" {
+		t.Error(diff)
+	}
+	if n, _ := h.runtime.running(); n != 1 {
+		t.Errorf("revision %d runs", n)
+	}
+	rev, err := h.client.Revision(t.Context(), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if rev.Text != meshFile || rev.Message != "why not" || rev.Name != "parley.yaml" || rev.Actor == "" || len(rev.Digest) != 64 {
+		t.Errorf("revision %+v", rev)
+	}
+	if diff := cmp.Diff([]audit.Action{audit.ConfigApplied}, h.actions()); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestApplyThatIsRefusedChangesNothing(t *testing.T) {
+	t.Parallel()
+	two := int64(2)
+	full := fault.New(fault.StoreFull, "free some", "no space left")
+	taken := fault.New(fault.PortOccupied, "stop it", "another process listens on :9443")
+	for _, c := range []struct {
+		name    string
+		request api.ApplyRequest
+		store   error
+		prepare error
+		code    fault.Code
+	}{
+		{"syntax", request("services: ["), nil, nil, fault.MeshSyntax},
+		{"unknown key", request(meshFile + "gatway: {}\n"), nil, nil, fault.MeshUnknownKey},
+		{"other domain", request(strings.Replace(wider, "shop.example", "evil.example", 1)), nil, nil, fault.MeshValue},
+		{"stale", api.ApplyRequest{Name: "parley.yaml", Text: wider, Expect: &two}, nil, nil, fault.Conflict},
+		{"port taken", request(wider), nil, taken, fault.PortOccupied},
+		{"disk full", request(wider), full, nil, fault.StoreFull},
+		{"no name", api.ApplyRequest{Text: wider}, nil, nil, fault.BadRequest},
+		{"not UTF-8", request(wider + "# \xff\n"), nil, nil, fault.MeshSyntax},
+		{"escape in message", api.ApplyRequest{Name: "p", Text: wider, Message: "\x1b[2J"}, nil, nil, fault.BadRequest},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			h := applied(t)
+			h.failWith(c.store)
+			h.runtime.mu.Lock()
+			h.runtime.prepare = c.prepare
+			h.runtime.mu.Unlock()
+			_, err := h.client.Apply(t.Context(), c.request)
+			if faults := fault.All(err); len(faults) == 0 || faults[0].Code != c.code {
+				t.Fatalf("got %v, want %s", err, c.code)
+			}
+			if n, _ := h.runtime.running(); n != 1 || len(h.revs) != 1 || len(h.actions()) != 1 {
+				t.Errorf("revision %d runs, %d stored, %d events", n, len(h.revs), len(h.actions()))
+			}
+		})
+	}
+}
+
+func TestApplyReportsEveryErrorWithItsPlace(t *testing.T) {
+	t.Parallel()
+	h := serve(t)
+	_, err := h.client.Apply(t.Context(), request(strings.NewReplacer("calls:", "cals:", "allow:", "alow:").Replace(meshFile)))
+	var list fault.List
+	if !errors.As(err, &list) || len(list) < 3 {
+		t.Fatalf("got %v", err)
+	}
+	for _, f := range list {
+		if f.File != "parley.yaml" || f.Line == 0 || f.Code == "" {
+			t.Errorf("a fault without its place: %+v", f)
+		}
+	}
+}
+
+func TestDryRunChangesNothing(t *testing.T) {
+	t.Parallel()
+	h := applied(t)
+	r := request(wider)
+	r.DryRun = true
+	got, err := h.client.Apply(t.Context(), r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !got.DryRun || got.Running || got.Revision != 2 || got.Access.Wider == 0 || len(got.Changes) == 0 {
+		t.Errorf("result %+v", got)
+	}
+	if n, _ := h.runtime.running(); n != 1 || len(h.revs) != 1 || len(h.actions()) != 1 {
+		t.Errorf("a dry run left something: revision %d, %d stored, %v", n, len(h.revs), h.actions())
+	}
+}
+
+func TestApplyOfTheSameFileMakesNoRevision(t *testing.T) {
+	t.Parallel()
+	h := applied(t)
+	got, err := h.client.Apply(t.Context(), request(meshFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !got.Unchanged || got.Revision != 1 || !got.Running || len(h.revs) != 1 {
+		t.Errorf("result %+v, %d revisions", got, len(h.revs))
+	}
+	if n, _ := h.runtime.running(); n != 1 {
+		t.Errorf("revision %d runs", n)
+	}
+	if a := h.actions(); len(a) != 2 {
+		t.Errorf("the act is not on record: %v", a)
+	}
+}
+
+func TestApplyThatCannotRunSaysSo(t *testing.T) {
+	t.Parallel()
+	h := applied(t)
+	h.runtime.mu.Lock()
+	h.runtime.refuse = fault.New(fault.PortOccupied, "", "another process listens on :9443")
+	h.runtime.mu.Unlock()
+	got, err := h.client.Apply(t.Context(), request(wider))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got.Running || got.Fault.Code != string(fault.NotRunning) || !strings.Contains(got.Fault.Message, ":9443") {
+		t.Errorf("result %+v", got)
+	}
+	st, err := h.client.Status(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !hasFinding(st, "revision_not_running") {
+		t.Errorf("no finding in %+v", st.Findings)
+	}
+}
+
+func TestRollbackAppliesTheOldText(t *testing.T) {
+	t.Parallel()
+	h := applied(t)
+	if _, err := h.client.Apply(t.Context(), request(wider)); err != nil {
+		t.Fatal(err)
+	}
+	got, err := h.client.Rollback(t.Context(), api.RollbackRequest{To: 1, Message: "back"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got.Revision != 3 || got.Access.Narrower == 0 || !got.Running {
+		t.Errorf("result %+v", got)
+	}
+	rev, err := h.client.Revision(t.Context(), 3)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if rev.Text != meshFile || rev.RollbackOf != 1 {
+		t.Errorf("revision %+v", rev)
+	}
+	if a := h.actions(); a[len(a)-1] != audit.ConfigRolledBack {
+		t.Errorf("recorded %v", a)
+	}
+	for _, to := range []int64{0, 9} {
+		if _, err := h.client.Rollback(t.Context(), api.RollbackRequest{To: to}); len(fault.All(err)) != 1 {
+			t.Errorf("rollback to %d: %v", to, err)
+		}
+	}
+}
+
+func TestOneOfManyAppliesWins(t *testing.T) {
+	t.Parallel()
+	h := applied(t)
+	one := int64(1)
+	var wg sync.WaitGroup
+	errs := make([]error, 20)
+	for i := range errs {
+		wg.Go(func() {
+			r := request(wider + strings.Repeat("#\n", i))
+			r.Expect = &one
+			_, errs[i] = h.client.Apply(t.Context(), r)
+		})
+	}
+	wg.Wait()
+	won := 0
+	for _, err := range errs {
+		if err == nil {
+			won++
+		} else if f := fault.All(err); len(f) != 1 || f[0].Code != fault.Conflict {
+			t.Errorf("lost with %v", err)
+		}
+	}
+	if won != 1 || len(h.revs) != 2 {
+		t.Errorf("%d won, %d revisions", won, len(h.revs))
+	}
+}
+
+func TestHistoryIsPaged(t *testing.T) {
+	t.Parallel()
+	h := applied(t)
+	for i := range 4 {
+		if _, err := h.client.Apply(t.Context(), request(wider+strings.Repeat("#\n", i))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var got []int64
+	p := api.ListRevisionsParams{Limit: 2}
+	for {
+		list, err := h.client.Revisions(t.Context(), p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, r := range list.Items {
+			got = append(got, r.Number)
+		}
+		if p.Cursor = list.Next; p.Cursor == "" {
+			break
+		}
+	}
+	if diff := cmp.Diff([]int64{5, 4, 3, 2, 1}, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestDiffComparesRevisions(t *testing.T) {
+	t.Parallel()
+	h := applied(t)
+	if _, err := h.client.Apply(t.Context(), request(wider)); err != nil {
+		t.Fatal(err)
+	}
+	d, err := h.client.Diff(t.Context(), 1, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d.From != 1 || d.To != 2 || d.Access != (api.Access{Wider: 1}) || len(d.Changes) == 0 {
+		t.Errorf("diff %+v", d)
+	}
+	if d, err = h.client.Diff(t.Context(), 0, 1); err != nil || len(d.Changes) < 4 {
+		t.Errorf("diff from nothing: %+v, %v", d, err)
+	}
+	if _, err = h.client.Diff(t.Context(), 1, 7); len(fault.All(err)) != 1 {
+		t.Errorf("diff to nothing: %v", err)
+	}
+}
+
+func hasFinding(st *api.Status, code string) bool {
+	for _, f := range st.Findings {
+		if f.Code == code {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,69 @@
+package control
+
+import (
+	"context"
+	"net"
+	"os/user"
+	"strconv"
+	"syscall"
+
+	"github.com/parleymesh/parley/internal/audit"
+)
+
+// A peer is who holds the other end of a Unix socket, by the kernel's word at
+// the time of connect (SO_PEERCRED, unix(7)).
+type peer struct {
+	uid, pid int
+	// name is the user's, empty where the uid has none.
+	name string
+}
+
+type peerKey struct{}
+
+func withPeer(ctx context.Context, p peer) context.Context {
+	return context.WithValue(ctx, peerKey{}, p)
+}
+
+// peerFrom is the connection's peer; false where it is unknown.
+func peerFrom(ctx context.Context) (peer, bool) {
+	p, ok := ctx.Value(peerKey{}).(peer)
+	return p, ok
+}
+
+// connContext puts the peer's credentials into a connection's context. What is
+// no Unix socket, or does not say, stays without.
+func connContext(ctx context.Context, conn net.Conn) context.Context {
+	unix, ok := conn.(*net.UnixConn)
+	if !ok {
+		return ctx
+	}
+	raw, err := unix.SyscallConn()
+	if err != nil {
+		return ctx
+	}
+	var cred *syscall.Ucred
+	var credErr error
+	err = raw.Control(func(fd uintptr) {
+		cred, credErr = syscall.GetsockoptUcred(int(fd), syscall.SOL_SOCKET, syscall.SO_PEERCRED)
+	})
+	if err != nil || credErr != nil {
+		return ctx
+	}
+	p := peer{uid: int(cred.Uid), pid: int(cred.Pid)}
+	if u, err := user.LookupId(strconv.Itoa(p.uid)); err == nil {
+		p.name = u.Username
+	}
+	return withPeer(ctx, p)
+}
+
+// String is the peer as a revision names its actor.
+func (p peer) String() string {
+	if p.name != "" {
+		return p.name
+	}
+	return "uid " + strconv.Itoa(p.uid)
+}
+
+func (p peer) actor() *audit.Actor {
+	return &audit.Actor{UID: &p.uid, User: p.name, PID: p.pid}
+}

@@ -1,0 +1,246 @@
+package store
+
+import (
+	"bytes"
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+
+	"github.com/parleymesh/parley/internal/audit"
+	"github.com/parleymesh/parley/internal/audit/collect"
+	"golang.org/x/mod/sumdb/tlog"
+)
+
+// Log implements control.Events.
+func (s *Store) Log(ctx context.Context, e *audit.Event) error {
+	return s.update(ctx, "record "+string(e.Action), func(tx *sql.Tx) error { return s.record(ctx, tx, e) })
+}
+
+// record appends e to the server's own log: the entry and the nodes of the
+// Merkle tree that it completes. What e leaves open of id, time, class, host and
+// reporter is filled in; e itself is not changed.
+func (s *Store) record(ctx context.Context, tx *sql.Tx, e *audit.Event) error {
+	now := s.cfg.Clock.Now()
+	c := *e
+	if c.Time.IsZero() {
+		c.Time = now
+	}
+	if c.ID == "" {
+		c.ID = audit.NewID(now)
+	}
+	if c.Class == "" {
+		c.Class = audit.Security
+	}
+	if c.Host == "" {
+		c.Host = s.cfg.Host
+	}
+	if c.Reporter == "" {
+		c.Reporter = "server"
+	}
+	body, err := audit.Encode(nil, &c)
+	if err != nil {
+		return err
+	}
+	size, err := s.grow(ctx, tx, s.log, 1)
+	if err != nil {
+		return err
+	}
+	entry := audit.Entry{Log: s.log, Index: uint64(size - 1), Leaf: audit.LeafHash(body), Body: body}
+	if err := s.insert(ctx, tx, []audit.Entry{entry}, []columns{columnsOf(&c)}); err != nil {
+		return err
+	}
+	return s.addNodes(ctx, tx, size-1, entry.Leaf)
+}
+
+// grow adds n to a log's size and returns it.
+func (s *Store) grow(ctx context.Context, tx *sql.Tx, log string, n int) (size int64, err error) {
+	err = tx.QueryRowContext(ctx, `UPDATE log SET size = size + $1, updated = $2 WHERE name = $3 RETURNING size`,
+		n, micro(s.cfg.Clock.Now()), log).Scan(&size)
+	return size, err
+}
+
+// addNodes stores the nodes that leaf completes as entry n.
+func (s *Store) addNodes(ctx context.Context, tx *sql.Tx, n int64, leaf audit.Hash) error {
+	stored := tlog.HashReaderFunc(func(indexes []int64) ([]tlog.Hash, error) {
+		hashes := make([]tlog.Hash, len(indexes))
+		for i, idx := range indexes {
+			var h []byte
+			if err := tx.QueryRowContext(ctx, `SELECT hash FROM node WHERE log = $1 AND idx = $2`, s.log, idx).Scan(&h); err != nil {
+				return nil, fmt.Errorf("node %d of %s: %w", idx, s.log, err)
+			}
+			if len(h) != tlog.HashSize {
+				return nil, fmt.Errorf("node %d of %s: a hash of %d bytes", idx, s.log, len(h))
+			}
+			hashes[i] = tlog.Hash(h)
+		}
+		return hashes, nil
+	})
+	hashes, err := tlog.StoredHashesForRecordHash(n, tlog.Hash(leaf), stored)
+	if err != nil {
+		return err
+	}
+	for i, first := 0, tlog.StoredHashIndex(0, n); i < len(hashes); i++ {
+		if _, err := tx.ExecContext(ctx, `INSERT INTO node (log, idx, hash) VALUES ($1, $2, $3)`, s.log, first+int64(i), hashes[i][:]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// insert adds entries at the next positions.
+func (s *Store) insert(ctx context.Context, tx *sql.Tx, entries []audit.Entry, cols []columns) error {
+	var last int64
+	if err := tx.QueryRowContext(ctx, `UPDATE arrival SET last = last + $1 WHERE id = 1 RETURNING last`, len(entries)).Scan(&last); err != nil {
+		return err
+	}
+	stmt, err := tx.PrepareContext(ctx, `INSERT INTO entry
+		(log, idx, position, leaf, body, event_id, time, action, outcome, caller, callee, trace_id, request_id)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)`)
+	if err != nil {
+		return err
+	}
+	defer stmt.Close()
+	position := last - int64(len(entries))
+	for i, n := range entries {
+		position++
+		c := cols[i]
+		if _, err := stmt.ExecContext(ctx, n.Log, int64(n.Index), position, n.Leaf[:], n.Body,
+			c.eventID, c.time, c.action, c.outcome, c.caller, c.callee, c.traceID, c.requestID); err != nil {
+			return err
+		}
+	}
+	return roll(ctx, tx, cols)
+}
+
+// Cursor implements collect.Sink.
+func (s *Store) Cursor(ctx context.Context, log string) (uint64, error) {
+	size, err := logSize(ctx, s.read, log)
+	return uint64(size), s.explain("read the cursor of "+log, err)
+}
+
+func logSize(ctx context.Context, db interface {
+	QueryRowContext(context.Context, string, ...any) *sql.Row
+}, log string) (size int64, err error) {
+	err = db.QueryRowContext(ctx, `SELECT size FROM log WHERE name = $1`, log).Scan(&size)
+	if errors.Is(err, sql.ErrNoRows) {
+		return 0, nil
+	}
+	return size, err
+}
+
+// Collect implements collect.Sink. Besides a hole (collect.ErrHole) and a leaf
+// hash that is not the body's (collect.ErrLeaf) it refuses a body that is no
+// event in its canonical encoding (audit.ErrCanonical, ErrSchema, ErrTooLong),
+// an entry that differs from the one it has at that index (collect.ErrFork), and
+// names that are malformed, another log's or the server's own (collect.ErrName).
+func (s *Store) Collect(ctx context.Context, log string, entries []audit.Entry) error {
+	doing := "collect " + log
+	if !audit.ValidLogName(log) || log == s.log {
+		return fmt.Errorf("collect %q: %w", log, collect.ErrName)
+	}
+	cols := make([]columns, len(entries))
+	for i, n := range entries {
+		c, err := admit(log, entries[0].Index+uint64(i), n)
+		if err != nil {
+			return fmt.Errorf("%s: entry %d: %w", doing, n.Index, err)
+		}
+		cols[i] = c
+	}
+	if len(entries) == 0 {
+		return nil
+	}
+	return s.update(ctx, doing, func(tx *sql.Tx) error {
+		if _, err := tx.ExecContext(ctx, `INSERT INTO log (name, size, updated) VALUES ($1, 0, 0) ON CONFLICT (name) DO NOTHING`, log); err != nil {
+			return err
+		}
+		size, err := s.grow(ctx, tx, log, 0) // locks the row: nobody else collects this log meanwhile
+		if err != nil {
+			return err
+		}
+		first := entries[0].Index
+		if first > uint64(size) {
+			return fmt.Errorf("entry %d follows entry %d: %w", first, size-1, collect.ErrHole)
+		}
+		have := min(uint64(size)-first, uint64(len(entries)))
+		if err := same(ctx, tx, entries[:have]); err != nil {
+			return err
+		}
+		if fresh := entries[have:]; len(fresh) > 0 {
+			if _, err := s.grow(ctx, tx, log, len(fresh)); err != nil {
+				return err
+			}
+			return s.insert(ctx, tx, fresh, cols[have:])
+		}
+		return nil
+	})
+}
+
+// admit checks one entry by itself and reads its columns.
+func admit(log string, index uint64, n audit.Entry) (columns, error) {
+	switch {
+	case n.Log != log:
+		return columns{}, collect.ErrName
+	case n.Index != index || n.Index > 1<<62:
+		return columns{}, collect.ErrHole
+	case n.Leaf != audit.LeafHash(n.Body):
+		return columns{}, collect.ErrLeaf
+	}
+	e, err := audit.Decode(n.Body)
+	if err != nil {
+		return columns{}, err
+	}
+	return columnsOf(e), nil
+}
+
+// same says whether the store has exactly these entries.
+func same(ctx context.Context, tx *sql.Tx, entries []audit.Entry) error {
+	for _, n := range entries {
+		var leaf []byte
+		if err := tx.QueryRowContext(ctx, `SELECT leaf FROM entry WHERE log = $1 AND idx = $2`, n.Log, int64(n.Index)).Scan(&leaf); err != nil {
+			return fmt.Errorf("entry %d: %w", n.Index, err)
+		}
+		if !bytes.Equal(leaf, n.Leaf[:]) {
+			return fmt.Errorf("entry %d: %w", n.Index, collect.ErrFork)
+		}
+	}
+	return nil
+}
+
+// found is what an event is found by: columns beside the body.
+type found struct {
+	eventID, action, outcome, caller, callee, traceID, requestID string
+	time                                                         int64
+}
+
+// columns are what the store reads out of an event.
+type columns struct {
+	found
+	// edge is what the event counts for in the roll-up, where it counts.
+	edge          edge
+	counts, plain bool
+}
+
+func columnsOf(e *audit.Event) columns {
+	c := columns{found: found{eventID: e.ID, time: micro(e.Time), action: string(e.Action), outcome: string(e.Outcome), caller: partyName(e.Caller), callee: partyName(e.Callee)}}
+	if e.Trace != nil {
+		c.traceID = e.Trace.TraceID
+	}
+	if e.Call != nil {
+		c.requestID = e.Call.RequestID
+	}
+	c.edge, c.counts = edgeOf(e)
+	c.plain = e.TLS == nil || e.TLS.Version == ""
+	return c
+}
+
+// partyName is the service, or where only an identity is known, its name.
+func partyName(p *audit.Party) string {
+	switch {
+	case p == nil:
+		return ""
+	case p.Service != "":
+		return p.Service
+	}
+	return p.ID.Name()
+}

@@ -1,0 +1,121 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"time"
+
+	"github.com/parleymesh/parley/internal/audit"
+	"github.com/parleymesh/parley/internal/call"
+	"github.com/parleymesh/parley/internal/control"
+	"github.com/parleymesh/parley/internal/control/api"
+)
+
+// An edge is who calls whom, as one event tells it. Each call counts once: where
+// it was decided, which is the callee's end or the gateway's.
+type edge struct{ caller, callee string }
+
+// A tally is the calls of one edge in one minute.
+type tally struct {
+	calls, refused, plain int64
+	last                  int64 // microseconds
+}
+
+// edgeOf is the edge that an event counts for, false for none.
+func edgeOf(e *audit.Event) (edge, bool) {
+	if e.Action != audit.Call || e.Call == nil {
+		return edge{}, false
+	}
+	switch call.End(e.Call.End) {
+	case call.Inbound:
+		return edge{partyName(e.Caller), partyName(e.Callee)}, true
+	case call.Edge:
+		// Whoever calls from outside is nobody of the mesh.
+		return edge{"", e.Call.Listener}, true
+	}
+	return edge{}, false
+}
+
+// roll adds what entries count for to the edges' minutes.
+func roll(ctx context.Context, tx *sql.Tx, cols []columns) error {
+	type minute struct {
+		edge
+		at int64
+	}
+	sums := map[minute]tally{}
+	for _, c := range cols {
+		if !c.counts {
+			continue
+		}
+		m := minute{c.edge, c.time - c.time%time.Minute.Microseconds()}
+		t := sums[m]
+		t.calls++
+		if c.outcome == string(audit.Denied) {
+			t.refused++
+		}
+		if c.plain {
+			t.plain++
+		}
+		t.last = max(t.last, c.time)
+		sums[m] = t
+	}
+	for m, t := range sums {
+		_, err := tx.ExecContext(ctx, `INSERT INTO edge_minute (minute, caller, callee, calls, refused, plain, last)
+			VALUES ($1, $2, $3, $4, $5, $6, $7)
+			ON CONFLICT (minute, caller, callee) DO UPDATE SET calls = edge_minute.calls + excluded.calls,
+			refused = edge_minute.refused + excluded.refused, plain = edge_minute.plain + excluded.plain,
+			last = CASE WHEN excluded.last > edge_minute.last THEN excluded.last ELSE edge_minute.last END`,
+			m.at, m.caller, m.callee, t.calls, t.refused, t.plain, t.last)
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Edges are those that calls were seen on since, which counts by whole minutes.
+func (s *Store) Edges(ctx context.Context, since time.Time) ([]api.EdgeStatus, error) {
+	all, err := list(ctx, s.read, func(rows *sql.Rows) (e api.EdgeStatus, err error) {
+		var plain, last int64
+		if err := rows.Scan(&e.From, &e.To, &e.Calls, &e.Refused, &plain, &last); err != nil {
+			return e, err
+		}
+		e.Last = fromMicro(last)
+		switch plain {
+		case 0:
+			e.Protection = "mtls"
+		case e.Calls:
+			e.Protection = "plain"
+		default:
+			e.Protection = "mixed"
+		}
+		return e, nil
+	}, `SELECT caller, callee, SUM(calls), SUM(refused), SUM(plain), MAX(last) FROM edge_minute
+		WHERE minute >= $1 GROUP BY caller, callee ORDER BY caller, callee`, micro(since.Truncate(time.Minute)))
+	return all, s.explain("count the edges", err)
+}
+
+// AuditStatus is how much is recorded. It does not verify anything: that is
+// VerifyLogs'.
+func (s *Store) AuditStatus(ctx context.Context) (api.AuditStatus, error) {
+	st := api.AuditStatus{State: api.StateOK}
+	var updated int64
+	err := s.read.QueryRowContext(ctx, `SELECT COALESCE(SUM(size), 0), COALESCE(MAX(updated), 0) FROM log`).Scan(&st.Entries, &updated)
+	if err != nil {
+		return st, s.explain("count the entries", err)
+	}
+	st.Last = fromMicro(updated)
+	gaps, err := s.Search(ctx, control.Filter{Action: string(audit.Gap), Newest: true, Limit: 1000})
+	if err != nil {
+		return st, err
+	}
+	for _, g := range gaps {
+		if e, err := audit.Decode(g.Body); err == nil && e.Gap != nil {
+			st.Gaps += int64(e.Gap.Count)
+		}
+	}
+	if st.Gaps > 0 {
+		st.State, st.Note = api.StateFailed, "events are known to be lost: parley audit search --action audit.gap"
+	}
+	return st, nil
+}

@@ -1,0 +1,163 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/parleymesh/parley/internal/fault"
+	"golang.org/x/sys/unix"
+	"modernc.org/sqlite"
+)
+
+// readers is the size of the pool for reading; in WAL mode the writer does not
+// hold readers up, nor they the writer.
+const readers = 4
+
+// Result codes of SQLite (sqlite.org/rescode.html); the low byte is the kind.
+const (
+	codePerm     = 3
+	codeBusy     = 5
+	codeLocked   = 6
+	codeReadOnly = 8
+	codeCorrupt  = 11
+	codeFull     = 13
+	codeCantOpen = 14
+	codeNotADB   = 26
+	codeShmSize  = 10 | 19<<8 // SQLITE_IOERR_SHMSIZE: no room for the WAL's index
+)
+
+// prepareFile makes the folder and the file, so that SQLite, which gives the
+// WAL and its index the mode of the database, makes none that others can read.
+func prepareFile(path string) error {
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return err
+	}
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return err
+	}
+	return f.Close()
+}
+
+// lockFile takes the database for this process. SQLite's own locks last for a
+// transaction; two servers on one file would each believe their memory.
+func lockFile(path string) (*os.File, error) {
+	f, err := os.OpenFile(path+".lock", os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		f.Close()
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, fault.New(fault.StoreBusy, "stop the other server, or give this one a data directory of its own", "another process holds the database %s", path)
+		}
+		return nil, fmt.Errorf("lock %s: %w", path, err)
+	}
+	return f, nil
+}
+
+// unlockFile lets go even where a program that is being started still holds a
+// copy of the descriptor, between its fork and its exec.
+func unlockFile(f *os.File) error {
+	return errors.Join(unix.Flock(int(f.Fd()), unix.LOCK_UN), f.Close())
+}
+
+func openWriter(path string) (*sql.DB, error) {
+	db, err := sql.Open("sqlite", dsn(path, "_txlock=immediate"))
+	if err == nil {
+		db.SetMaxOpenConns(1)
+	}
+	return db, err
+}
+
+func openReaders(path string) (*sql.DB, error) {
+	db, err := sql.Open("sqlite", dsn(path, "_pragma=query_only(1)"))
+	if err == nil {
+		db.SetMaxOpenConns(readers)
+		db.SetMaxIdleConns(readers)
+	}
+	return db, err
+}
+
+func dsn(path, more string) string {
+	u := url.URL{Scheme: "file", Path: path}
+	if !filepath.IsAbs(path) {
+		u = url.URL{Scheme: "file", Opaque: (&url.URL{Path: path}).EscapedPath()}
+	}
+	u.RawQuery = "_pragma=busy_timeout(5000)&_pragma=journal_mode(WAL)&_pragma=synchronous(FULL)&" + more
+	return u.String()
+}
+
+// quickCheck reads every page once (sqlite.org/pragma.html#pragma_quick_check).
+func quickCheck(ctx context.Context, db *sql.DB, path string) error {
+	rows, err := db.QueryContext(ctx, `PRAGMA quick_check(3)`)
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	var found []string
+	for rows.Next() {
+		var line string
+		if err := rows.Scan(&line); err != nil {
+			return err
+		}
+		if line != "ok" {
+			found = append(found, line)
+		}
+	}
+	if err := rows.Err(); err != nil {
+		return err
+	}
+	if len(found) > 0 {
+		return corrupt(errors.New(strings.Join(found, "; ")), path)
+	}
+	return nil
+}
+
+func corrupt(err error, path string) error {
+	return fault.Wrap(err, fault.StoreCorrupt, "keep "+path+" and the files beside it for inspection, and restore the last good copy",
+		"the database %s is damaged or is none", path)
+}
+
+// faultOf names what the database or the file system complains about.
+func faultOf(err error, path string) error {
+	if errors.Is(err, os.ErrPermission) || errors.Is(err, unix.EROFS) {
+		return readOnly(err, path)
+	}
+	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
+		return full(err, path)
+	}
+	var e *sqlite.Error
+	if !errors.As(err, &e) {
+		return err
+	}
+	switch e.Code() & 0xff {
+	case codeFull:
+		return full(err, path)
+	case codeReadOnly, codeCantOpen, codePerm:
+		return readOnly(err, path)
+	case codeCorrupt, codeNotADB:
+		return corrupt(err, path)
+	case codeBusy, codeLocked:
+		return fault.Wrap(err, fault.StoreBusy, "look for the process that has it open (fuser "+path+")", "another process holds the database %s", path)
+	}
+	if e.Code() == codeShmSize {
+		return full(err, path)
+	}
+	return err
+}
+
+func full(err error, path string) error {
+	return fault.Wrap(err, fault.StoreFull, "make room on the file system of "+path+" (df "+filepath.Dir(path)+"), then try again; nothing was changed",
+		"no space left for the database %s", path)
+}
+
+func readOnly(err error, path string) error {
+	return fault.Wrap(err, fault.StoreReadOnly, "let the server's user write "+path+" and its folder", "the database %s cannot be written", path)
+}

@@ -1,0 +1,173 @@
+// Package store is the control plane's memory: revisions, API keys, what was
+// issued, and the audit logs, in one SQL database. It implements the interfaces
+// that control, enrol and audit/collect declare. Whatever changes the state
+// takes its event, and both are committed in one transaction.
+//
+// It refuses to keep a secret, to change what is recorded, and to start on a
+// database that is damaged, newer than the program or in another server's hands.
+package store
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"time"
+
+	"github.com/parleymesh/parley/internal/audit/collect"
+	"github.com/parleymesh/parley/internal/clock"
+	"github.com/parleymesh/parley/internal/control"
+	"github.com/parleymesh/parley/internal/enrol"
+	"github.com/parleymesh/parley/internal/fault"
+)
+
+var (
+	_ control.Revisions = (*Store)(nil)
+	_ control.Keys      = (*Store)(nil)
+	_ control.Events    = (*Store)(nil)
+	_ enrol.Registry    = (*Store)(nil)
+	_ collect.Sink      = (*Store)(nil)
+)
+
+// Config is what a Store needs; every field is required.
+type Config struct {
+	// Path is the database file. It is made with mode 0600 where it is absent,
+	// and its folder with 0700.
+	Path string
+	// Host is this machine's name: the beginning of the own log's name, and the
+	// host of events that name none.
+	Host   string
+	Clock  clock.Clock
+	Logger *slog.Logger
+}
+
+// A Store is an open database. It is safe for concurrent use. Times are kept in
+// microseconds and returned in UTC.
+type Store struct {
+	cfg   Config
+	lock  *os.File
+	write *sql.DB // one connection: SQLite has one writer at a time
+	read  *sql.DB
+	log   string // name of the server's own log
+}
+
+// Open opens or makes the database and brings it to this program's schema. The
+// errors that an operator can act on are StoreCorrupt, StoreVersion, StoreBusy,
+// StoreFull and StoreReadOnly.
+func Open(ctx context.Context, cfg Config) (*Store, error) {
+	s := &Store{cfg: cfg}
+	if err := s.open(ctx); err != nil {
+		return nil, errors.Join(s.explain("open", err), s.Close())
+	}
+	return s, nil
+}
+
+func (s *Store) open(ctx context.Context) (err error) {
+	if err := prepareFile(s.cfg.Path); err != nil {
+		return err
+	}
+	if s.lock, err = lockFile(s.cfg.Path); err != nil {
+		return err
+	}
+	if s.write, err = openWriter(s.cfg.Path); err != nil {
+		return err
+	}
+	if err := quickCheck(ctx, s.write, s.cfg.Path); err != nil {
+		return err
+	}
+	if err := s.migrate(ctx); err != nil {
+		return err
+	}
+	if err := s.name(ctx); err != nil {
+		return err
+	}
+	s.read, err = openReaders(s.cfg.Path)
+	return err
+}
+
+// Close closes the database and lets go of it.
+func (s *Store) Close() error {
+	var errs []error
+	for _, db := range []*sql.DB{s.read, s.write} {
+		if db != nil {
+			errs = append(errs, db.Close())
+		}
+	}
+	if s.lock != nil {
+		errs = append(errs, unlockFile(s.lock))
+	}
+	return errors.Join(errs...)
+}
+
+// LogName is the name of the server's own log: minted once and kept.
+func (s *Store) LogName() string { return s.log }
+
+// update runs f in a transaction that is committed if f returns nil. An error
+// says what was being done.
+func (s *Store) update(ctx context.Context, doing string, f func(tx *sql.Tx) error) error {
+	tx, err := s.write.BeginTx(ctx, nil)
+	if err != nil {
+		return s.explain(doing, err)
+	}
+	defer tx.Rollback() // after Commit it does nothing
+	if err := f(tx); err != nil {
+		return s.explain(doing, err)
+	}
+	return s.explain(doing, tx.Commit())
+}
+
+// LastTime is when the newest record of any kind was written, by the clock of
+// the server that wrote it; zero if there is none. Times inside events do not
+// count: those of collected ones are other machines'.
+func (s *Store) LastTime(ctx context.Context) (time.Time, error) {
+	var last int64
+	err := s.read.QueryRowContext(ctx, `SELECT COALESCE(MAX(updated), 0) FROM log`).Scan(&last)
+	return fromMicro(last), s.explain("read the time of the newest record", err)
+}
+
+// maxBehind is how far the clock may stand before the newest record.
+const maxBehind = 5 * time.Minute
+
+// CheckClock is fault.ClockWrong if now is more than five minutes before the
+// newest record: certificates and events of such a server would not be believed.
+func (s *Store) CheckClock(ctx context.Context, now time.Time) error {
+	last, err := s.LastTime(ctx)
+	if err != nil {
+		return err
+	}
+	if behind := last.Sub(now); behind > maxBehind {
+		return fault.New(fault.ClockWrong, "set this machine's clock (timedatectl status), then start again",
+			"the clock says %s, and the newest record in %s is of %s", now.UTC().Format(time.RFC3339), s.cfg.Path, last.Format(time.RFC3339))
+	}
+	return nil
+}
+
+// explain makes a driver's error one that an operator can act on, and says what
+// was being done. nil stays nil.
+func (s *Store) explain(doing string, err error) error {
+	if err == nil {
+		return nil
+	}
+	var known *fault.Fault
+	if !errors.As(err, &known) {
+		err = faultOf(err, s.cfg.Path)
+	}
+	return fmt.Errorf("%s: %w", doing, err)
+}
+
+// micro is t as the database keeps it; the zero time is 0.
+func micro(t time.Time) int64 {
+	if t.IsZero() {
+		return 0
+	}
+	return t.UnixMicro()
+}
+
+func fromMicro(us int64) time.Time {
+	if us == 0 {
+		return time.Time{}
+	}
+	return time.UnixMicro(us).UTC()
+}
