@@ -1,0 +1,195 @@
+// Package agent wires the agent: it follows the control plane, keeps a
+// credential for every service and gateway of its snapshot, and runs the
+// listeners, the gate, the Workload API and the log of access events with them.
+//
+// It refuses to hold logic: each step is a room's.
+package agent
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/parleymesh/parley/internal/audit"
+	"github.com/parleymesh/parley/internal/audit/collect"
+	"github.com/parleymesh/parley/internal/audit/spool"
+	"github.com/parleymesh/parley/internal/clock"
+	"github.com/parleymesh/parley/internal/enrol/attest"
+	"github.com/parleymesh/parley/internal/fleet/link"
+	"github.com/parleymesh/parley/internal/gate"
+	"github.com/parleymesh/parley/internal/identity"
+	"github.com/parleymesh/parley/internal/metric"
+	"github.com/parleymesh/parley/internal/proxy"
+	"github.com/parleymesh/parley/internal/workload"
+)
+
+// ControlPlane is what an agent needs of a server.
+type ControlPlane interface {
+	// Watch returns the newest update once its generation is above seen.
+	Watch(ctx context.Context, seen uint64) (link.Update, error)
+	// Issue signs an X509-SVID for id, which runs on host.
+	Issue(ctx context.Context, host string, id identity.ID, csr []byte) ([]*x509.Certificate, error)
+	// IssueJWT signs a JWT-SVID.
+	IssueJWT(ctx context.Context, host string, id identity.ID, audience []string) (string, time.Time, error)
+}
+
+// Config is what an agent is started with. Every field is required.
+type Config struct {
+	// Host names this machine in events.
+	Host string
+	// Dir holds the agent's own files: its log and, unless Socket says
+	// otherwise, its socket. It is created with mode 0700.
+	Dir string
+	// Socket is the path of the SPIFFE Workload API.
+	Socket string
+	// Control is the server, Sink where access events are collected.
+	Control ControlPlane
+	Sink    collect.Sink
+	Clock   clock.Clock
+	Logger  *slog.Logger
+	Metrics *metric.Registry
+}
+
+// FirstCredential is how long listeners wait for the first credentials of a new
+// revision. Those that have none by then open all the same and refuse.
+const FirstCredential = 5 * time.Second
+
+// An Agent runs what its snapshot says.
+type Agent struct {
+	cfg      Config
+	spool    *spool.Spool
+	gate     *gate.Gate
+	proxy    *proxy.Proxy
+	attestor *attest.Attestor
+	workload *workload.Server
+	socket   net.Listener
+
+	trust    atomic.Pointer[identity.Trust]
+	current  atomic.Pointer[link.Update] // in force, as far as it could be applied
+	pending  atomic.Pointer[link.Update] // being applied: what processes are attested by
+	keepers  keepers
+	changed  broadcast
+	findings findings
+
+	applying sync.Mutex // held while an update is applied, so that none is undone by an older one
+	mu       sync.Mutex // guards failure and the step from one current to the next
+	applied  broadcast
+	failure  error
+}
+
+// Open prepares an agent: it locks its directory, recovers its log and binds
+// its socket, so that what can fail does so before anything runs.
+func Open(cfg Config) (*Agent, error) {
+	logDir := filepath.Join(cfg.Dir, "log")
+	if err := os.MkdirAll(logDir, 0o700); err != nil {
+		return nil, fmt.Errorf("make the agent's directory: %w", err)
+	}
+	sp, err := spool.Open(spool.Config{Dir: logDir, Log: cfg.Host, Clock: cfg.Clock, Logger: cfg.Logger})
+	if err != nil {
+		return nil, err
+	}
+	a := &Agent{cfg: cfg, spool: sp, attestor: attest.New(attest.Config{Clock: cfg.Clock})}
+	a.trust.Store(&identity.Trust{})
+	a.keepers.init(a)
+	a.gate = gate.New(gate.Config{Host: cfg.Host, Recorder: sp, Clock: cfg.Clock, Logger: cfg.Logger, Metrics: cfg.Metrics})
+	a.gate.SetTrust(a.trust.Load)
+	a.proxy = proxy.New(proxy.Config{
+		Gate: a.gate, Source: a.keepers.source, Attest: a.attest, AppPort: a.appPort,
+		Clock: cfg.Clock, Logger: cfg.Logger, Metrics: cfg.Metrics,
+	})
+	a.workload = workload.NewServer(workload.Config{Backend: backend{a}, Host: cfg.Host, Clock: cfg.Clock, Logger: cfg.Logger})
+	if a.socket, err = listenUnix(cfg.Socket); err != nil {
+		return nil, errors.Join(err, sp.Close())
+	}
+	return a, nil
+}
+
+// Run runs the agent until ctx ends or a part of it fails, and then leaves
+// nothing running. Connections in flight get drain to end.
+func (a *Agent) Run(ctx context.Context, drain time.Duration) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	// The sealer outlives the rest: the last events are sealed and collected
+	// after the listeners have closed.
+	logCtx, stopLog := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopLog()
+	var log, rest sync.WaitGroup
+	fail := make(chan error, 4)
+	start := func(wg *sync.WaitGroup, f func() error) {
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			if err := f(); err != nil && !errors.Is(err, context.Canceled) {
+				fail <- err
+			}
+		}()
+	}
+	start(&log, func() error { return a.spool.Run(logCtx) })
+	start(&log, func() error {
+		return collect.Run(logCtx, a.spool.Log(), a.spool, a.cfg.Sink, a.cfg.Clock, a.cfg.Logger)
+	})
+	start(&rest, func() error { return a.follow(ctx) })
+	start(&rest, func() error { return a.retry(ctx) })
+	start(&rest, func() error { return a.workload.Serve(a.socket) })
+
+	var err error
+	select {
+	case <-ctx.Done():
+	case err = <-fail:
+	}
+	cancel()
+	drainCtx, done := context.WithTimeout(context.WithoutCancel(ctx), drain)
+	defer done()
+	err = errors.Join(err, a.proxy.Drain(drainCtx))
+	a.workload.Stop()
+	rest.Wait()
+	a.keepers.stop()
+	err = errors.Join(err, a.flush(drainCtx))
+	stopLog()
+	log.Wait()
+	return errors.Join(err, a.spool.Close())
+}
+
+// flush waits until every event that was recorded is collected.
+func (a *Agent) flush(ctx context.Context) error {
+	for next := a.spool.Next(); ; {
+		cursor, err := a.cfg.Sink.Cursor(ctx, a.spool.Log())
+		if err != nil || cursor >= next {
+			return err
+		}
+		if err := a.cfg.Clock.Sleep(ctx, 20*time.Millisecond); err != nil {
+			return fmt.Errorf("%d access events are left in the agent's log for the next start", next-cursor)
+		}
+	}
+}
+
+// Status is the state of the listeners.
+func (a *Agent) Status() []proxy.ListenerStatus { return a.proxy.Status() }
+
+// Current is the update in force, nil before the first.
+func (a *Agent) Current() *link.Update { return a.current.Load() }
+
+// Gate is the agent's gate, for `why`.
+func (a *Agent) Gate() *gate.Gate { return a.gate }
+
+// VerifyLog recomputes the agent's own log.
+func (a *Agent) VerifyLog() (spool.Report, error) { return a.spool.Verify() }
+
+// Record writes an event that is not a call's into the agent's log.
+func (a *Agent) Record(e *audit.Event) {
+	e.Host, e.Reporter = a.cfg.Host, "agent"
+	if err := a.spool.Record(e); err != nil {
+		a.cfg.Logger.Error("event not recorded", "action", e.Action, "error", err)
+	}
+}
+
+// Close releases an agent that was never run.
+func (a *Agent) Close() error { return errors.Join(a.socket.Close(), a.spool.Close()) }

@@ -1,0 +1,74 @@
+package agent
+
+import (
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/parleymesh/parley/internal/audit"
+	"github.com/parleymesh/parley/internal/control/api"
+	"github.com/parleymesh/parley/internal/fault"
+)
+
+// findings are what attestation noticed about the services of the snapshot, each
+// once. There are at most as many as services and codes.
+type findings struct {
+	mu    sync.Mutex // guards known
+	known map[finding]api.Finding
+}
+
+type finding struct {
+	service string
+	code    fault.Code
+}
+
+// add keeps what was found and says what of it is new.
+func (f *findings) add(service string, faults []*fault.Fault) (fresh []*fault.Fault) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.known == nil {
+		f.known = map[finding]api.Finding{}
+	}
+	for _, x := range faults {
+		key := finding{service, x.Code}
+		if _, ok := f.known[key]; !ok {
+			fresh = append(fresh, x)
+		}
+		f.known[key] = api.Finding{Code: string(x.Code), Message: x.Message, Help: x.Hint}
+	}
+	return fresh
+}
+
+// keep forgets the findings of services that are not among names.
+func (f *findings) keep(names map[string]bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for k := range f.known {
+		if !names[k.service] {
+			delete(f.known, k)
+		}
+	}
+}
+
+// Findings are what should be looked at, in order.
+func (a *Agent) Findings() []api.Finding {
+	a.findings.mu.Lock()
+	defer a.findings.mu.Unlock()
+	out := make([]api.Finding, 0, len(a.findings.known))
+	for _, f := range a.findings.known {
+		out = append(out, f)
+	}
+	slices.SortFunc(out, func(x, y api.Finding) int { return strings.Compare(x.Message, y.Message) })
+	return out
+}
+
+// noteFindings keeps and, where they are new, records what attestation noticed.
+func (a *Agent) noteFindings(service string, faults []*fault.Fault) {
+	for _, f := range a.findings.add(service, faults) {
+		now := a.cfg.Clock.Now()
+		a.Record(&audit.Event{
+			ID: audit.NewID(now), Time: now, Class: audit.Security, Action: audit.Finding, Outcome: audit.Success,
+			Reason: string(f.Code), Message: f.Message, Object: &audit.Object{Kind: "service", Name: service},
+		})
+	}
+}

@@ -1,0 +1,145 @@
+package agent
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"os/user"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"github.com/parleymesh/parley/internal/call"
+	"github.com/parleymesh/parley/internal/enrol/attest"
+	"github.com/parleymesh/parley/internal/fault"
+	"github.com/parleymesh/parley/internal/snapshot"
+)
+
+// attest asks which process connected to an outbound listener of service. Every
+// process that holds the socket must be the service: a socket can be shared.
+func (a *Agent) attest(service string, conn net.Conn) (call.Process, error) {
+	runsAs, ok := a.runsAs(service)
+	if !ok {
+		return call.Process{}, fault.New(fault.NotAttested, "parley status", "%s is not in this revision", service)
+	}
+	holders, err := a.holders(conn)
+	if err != nil {
+		return call.Process{}, err
+	}
+	var p call.Process
+	for _, w := range holders {
+		defer w.Close()
+		p = process(w)
+		if err := w.Match(runsAs); err != nil {
+			return p, err
+		}
+		a.noteFindings(service, w.Findings(runsAs))
+	}
+	return p, nil
+}
+
+func (a *Agent) holders(conn net.Conn) ([]*attest.Workload, error) {
+	if u, ok := conn.(*net.UnixConn); ok {
+		w, err := a.attestor.Unix(u)
+		if err != nil {
+			return nil, err
+		}
+		return []*attest.Workload{w}, nil
+	}
+	client, err1 := netip.ParseAddrPort(conn.RemoteAddr().String())
+	server, err2 := netip.ParseAddrPort(conn.LocalAddr().String())
+	if err := errors.Join(err1, err2); err != nil {
+		return nil, err
+	}
+	ws, err := a.attestor.TCP(client, server)
+	if err == nil && len(ws) == 0 {
+		err = fault.New(fault.NotAttested, "", "no process holds the connection from %s", client)
+	}
+	return ws, err
+}
+
+func process(w *attest.Workload) call.Process {
+	return call.Process{PID: w.PID, UID: w.UID, Exe: w.Exe}
+}
+
+func (a *Agent) runsAs(service string) (snapshot.RunsAs, bool) {
+	u := a.pending.Load()
+	if u == nil {
+		return snapshot.RunsAs{}, false
+	}
+	for _, s := range u.Snapshot.Services {
+		if s.Name == service {
+			return s.RunsAs, true
+		}
+	}
+	return snapshot.RunsAs{}, false
+}
+
+// appPort refuses a service whose application port another user's process
+// holds: forwarding to it would hand the service's calls to a stranger.
+func (a *Agent) appPort(s snapshot.Service) error {
+	if s.Inbound == nil || s.RunsAs.User == "" || strings.HasPrefix(s.Inbound.App, "unix:") {
+		return nil
+	}
+	addr, err := netip.ParseAddrPort(s.Inbound.App)
+	if err != nil {
+		return nil // a host name: not this machine's port to judge
+	}
+	uid, found, err := attest.PortOwner(addr)
+	if err != nil || !found {
+		return err
+	}
+	want, err := userID(s.RunsAs.User)
+	if err != nil {
+		return fault.Wrap(err, fault.AppPortHeld, "name an existing user in runs_as.user of "+s.Name, "the user of %s is not known on this host", s.Name)
+	}
+	if uid != want {
+		return fault.New(fault.AppPortHeld, fmt.Sprintf("ss -ltnp sport = :%d", addr.Port()),
+			"the app port %s of %s is held by user %d, not by %s", addr, s.Name, uid, s.RunsAs.User)
+	}
+	return nil
+}
+
+func userID(name string) (int, error) {
+	if n, err := strconv.Atoi(name); err == nil {
+		return n, nil
+	}
+	u, err := user.Lookup(name)
+	if err != nil {
+		return 0, err
+	}
+	return strconv.Atoi(u.Uid)
+}
+
+// maxSocketPath is what sun_path holds besides its terminating zero (unix(7)).
+const maxSocketPath = 107
+
+// listenUnix binds a Unix socket that every local user may connect to, replacing
+// one that nobody answers.
+func listenUnix(path string) (net.Listener, error) {
+	if len(path) > maxSocketPath {
+		return nil, fault.New(fault.SocketPath, "choose a shorter directory: --dir /tmp/p",
+			"the socket path %s has %d bytes, the system's limit is %d", path, len(path), maxSocketPath)
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return nil, err
+	}
+	if c, err := net.Dial("unix", path); err == nil {
+		c.Close()
+		return nil, fault.New(fault.SocketPath, "stop the other Parley first, or choose another --dir",
+			"another process answers on %s", path)
+	} else if errors.Is(err, syscall.ECONNREFUSED) {
+		if err := os.Remove(path); err != nil {
+			return nil, err
+		}
+	}
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		return nil, fault.Wrap(err, fault.SocketPath, "", "the socket %s cannot be made", path)
+	}
+	// Who connects is attested; the file's mode is no permission.
+	return l, os.Chmod(path, 0o666)
+}

@@ -1,0 +1,140 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/http"
+	"os"
+	goruntime "runtime"
+	"runtime/debug"
+	"runtime/metrics"
+	"time"
+
+	"github.com/parleymesh/parley/internal/control"
+	"github.com/parleymesh/parley/internal/control/api"
+	"github.com/parleymesh/parley/internal/metric"
+	"github.com/parleymesh/parley/internal/node/server"
+)
+
+// openDoors binds the admin API's socket and, where wanted, the address of
+// metrics and health.
+func openDoors(cfg Config, srv *server.Server, rt *runtime, registry *metric.Registry) ([]door, error) {
+	l, err := control.Listen(cfg.APISocket)
+	if err != nil {
+		return nil, err
+	}
+	admin := control.New(control.Config{
+		TrustDomain: srv.Bundle().TrustDomain, Revisions: srv.Store(), Keys: srv.Store(), Events: srv.Store(), Certificates: rt,
+		Runtime: rt, Version: Version(), Host: cfg.Host, Clock: cfg.Clock, Logger: cfg.Logger,
+	})
+	doors := []door{{l, admin}}
+	if cfg.Metrics == "" {
+		return doors, nil
+	}
+	ml, err := listenMetrics(cfg.Metrics)
+	if err != nil {
+		return nil, errors.Join(err, l.Close())
+	}
+	processMetrics(registry)
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", registry.Handler())
+	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("ok\n")) })
+	mux.HandleFunc("GET /readyz", rt.ready)
+	return append(doors, door{ml, plain{&http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, WriteTimeout: 30 * time.Second, MaxHeaderBytes: 16 << 10}}}), nil
+}
+
+// plain is an http.Server whose Serve ends without an error when it is shut down.
+type plain struct{ *http.Server }
+
+func (p plain) Serve(l net.Listener) error {
+	if err := p.Server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return nil
+}
+
+// ready says whether every listener of the snapshot is open and every service
+// has a credential. Losing the control plane does not make it unready.
+func (r *runtime) ready(w http.ResponseWriter, _ *http.Request) {
+	u := r.node.agent.Current()
+	ok := u != nil
+	if ok {
+		for _, l := range r.node.agent.Status() {
+			ok = ok && l.Error == nil
+		}
+		for _, s := range u.Snapshot.Services {
+			c, _ := r.node.agent.Credential(s.ID)
+			ok = ok && c != nil
+		}
+	}
+	if !ok {
+		w.WriteHeader(http.StatusServiceUnavailable)
+		_, _ = w.Write([]byte("not ready\n"))
+		return
+	}
+	_, _ = w.Write([]byte("ok\n"))
+}
+
+// processMetrics adds what an operator looks at first when a process grows.
+func processMetrics(r *metric.Registry) {
+	r.Gauge("parley_process_heap_live_bytes", "Heap in use after the last garbage collection.").Set(func() float64 {
+		s := []metrics.Sample{{Name: "/gc/heap/live:bytes"}}
+		metrics.Read(s)
+		return float64(s[0].Value.Uint64())
+	})
+	r.Gauge("parley_process_goroutines", "Goroutines.").Set(func() float64 { return float64(goruntime.NumGoroutine()) })
+	r.Gauge("parley_process_open_fds", "Open file descriptors.").Set(func() float64 {
+		d, err := os.Open("/proc/self/fd")
+		if err != nil {
+			return 0
+		}
+		defer d.Close()
+		names, _ := d.Readdirnames(-1) // what could be read is the count
+		return float64(len(names) - 1) // not the one that is reading
+	})
+}
+
+// Version is what the running binary says of itself.
+func Version() api.Version {
+	v := api.Version{Version: "0.1.0-dev", GoVersion: goruntime.Version(), API: 1}
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return v
+	}
+	for _, s := range info.Settings {
+		switch s.Key {
+		case "vcs.revision":
+			v.Commit = s.Value
+		case "vcs.time":
+			if t, err := time.Parse(time.RFC3339, s.Value); err == nil {
+				v.Built = t
+			}
+		}
+	}
+	return v
+}
+
+// A door is a server on a listener that is open already.
+type door struct {
+	listener net.Listener
+	server   interface {
+		Serve(net.Listener) error
+		Shutdown(context.Context) error
+	}
+}
+
+// serve runs until ctx ends, and lets requests in flight end.
+func (d door) serve(ctx context.Context) error {
+	stopped := make(chan error, 1)
+	stop := context.AfterFunc(ctx, func() {
+		late, done := context.WithTimeout(context.WithoutCancel(ctx), drainTime)
+		defer done()
+		stopped <- d.server.Shutdown(late)
+	})
+	err := d.server.Serve(d.listener)
+	if !stop() {
+		err = errors.Join(err, <-stopped)
+	}
+	return err
+}

@@ -1,0 +1,173 @@
+// Package node is the composition root: it reads a Config, wires server, agent
+// and admin API, and runs them in one process.
+//
+// It refuses to hold logic: what it does not wire it calls.
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/parleymesh/parley/internal/clock"
+	"github.com/parleymesh/parley/internal/fault"
+	"github.com/parleymesh/parley/internal/identity"
+	"github.com/parleymesh/parley/internal/mesh"
+	"github.com/parleymesh/parley/internal/metric"
+	"github.com/parleymesh/parley/internal/node/agent"
+	"github.com/parleymesh/parley/internal/node/server"
+)
+
+// Config is what a node is started with. Every field but Metrics and Wire is
+// required.
+type Config struct {
+	// Host names this machine in events.
+	Host string
+	// Dir is the data directory; it is created with mode 0700.
+	Dir string
+	// Socket is the path of the SPIFFE Workload API, APISocket of the admin API.
+	Socket, APISocket string
+	// MeshName and MeshText are the mesh file that names the trust domain. It is
+	// not applied: that goes through the admin API.
+	MeshName, MeshText string
+	// Metrics is where metrics and health are served, host:port; empty is nowhere.
+	Metrics string
+	Clock   clock.Clock
+	Logger  *slog.Logger
+	// Wire, in tests, stands between agent and server.
+	Wire func(agent.ControlPlane) agent.ControlPlane
+}
+
+// drainTime is how long connections in flight get when a node stops.
+const drainTime = 5 * time.Second
+
+// A Node is server, agent and admin API, running.
+type Node struct {
+	server *server.Server
+	agent  *agent.Agent
+
+	cancel context.CancelFunc
+	done   chan struct{}
+	mu     sync.Mutex // guards err
+	err    error
+}
+
+// Start opens everything that can fail, then runs it. It returns when the admin
+// API answers; where it fails nothing is left running or half made.
+func Start(ctx context.Context, cfg Config) (*Node, error) {
+	file, err := mesh.Parse(cfg.MeshName, []byte(cfg.MeshText))
+	if err != nil {
+		return nil, err
+	}
+	domain, err := identity.ParseTrustDomain(file.TrustDomain)
+	if err != nil {
+		return nil, err
+	}
+	srv, err := server.Open(ctx, server.Config{Host: cfg.Host, Dir: cfg.Dir, TrustDomain: domain, Clock: cfg.Clock, Logger: cfg.Logger})
+	if err != nil {
+		return nil, err
+	}
+	n := &Node{server: srv, done: make(chan struct{})}
+	if err := n.start(ctx, cfg); err != nil {
+		return nil, errors.Join(err, srv.Close())
+	}
+	return n, nil
+}
+
+func (n *Node) start(ctx context.Context, cfg Config) error {
+	if _, err := n.server.Resume(ctx); err != nil {
+		return err
+	}
+	metrics := metric.NewRegistry()
+	var plane agent.ControlPlane = n.server
+	if cfg.Wire != nil {
+		plane = cfg.Wire(plane)
+	}
+	var err error
+	n.agent, err = agent.Open(agent.Config{
+		Host: cfg.Host, Dir: filepath.Join(cfg.Dir, "agent"), Socket: cfg.Socket,
+		Control: plane, Sink: n.server.Store(), Clock: cfg.Clock, Logger: cfg.Logger, Metrics: metrics,
+	})
+	if err != nil {
+		return err
+	}
+	rt := &runtime{node: n, clock: cfg.Clock, started: cfg.Clock.Now()}
+	doors, err := openDoors(cfg, n.server, rt, metrics)
+	if err != nil {
+		return errors.Join(err, n.agent.Close())
+	}
+	run, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	n.cancel = cancel
+	go n.run(run, doors)
+	return nil
+}
+
+// run ends when the context does or any part fails, and takes the rest along:
+// first the doors, so that no change comes in, then the agent, then the store.
+func (n *Node) run(ctx context.Context, doors []door) {
+	defer close(n.done)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	errs := make(chan error, len(doors)+1)
+	var doorsDone, agentDone sync.WaitGroup
+	for _, d := range doors {
+		doorsDone.Go(func() {
+			errs <- d.serve(ctx)
+			cancel()
+		})
+	}
+	agentCtx, stopAgent := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopAgent()
+	agentDone.Go(func() {
+		errs <- n.agent.Run(agentCtx, drainTime)
+		cancel()
+	})
+	<-ctx.Done()
+	doorsDone.Wait()
+	stopAgent()
+	agentDone.Wait()
+	close(errs)
+	all := []error{n.server.Close()}
+	for err := range errs {
+		all = append(all, err)
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.err = errors.Join(all...)
+}
+
+// Done is closed when the node has ended.
+func (n *Node) Done() <-chan struct{} { return n.done }
+
+// Err is why the node ended, nil where it was stopped and nothing failed.
+func (n *Node) Err() error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.err
+}
+
+// Stop ends the node and returns when nothing of it runs any more.
+func (n *Node) Stop(ctx context.Context) error {
+	n.cancel()
+	select {
+	case <-n.done:
+		return n.Err()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// listenMetrics binds the address of metrics and health.
+func listenMetrics(addr string) (net.Listener, error) {
+	l, err := net.Listen("tcp", addr)
+	if err != nil {
+		return nil, fault.Wrap(err, fault.PortOccupied, fmt.Sprintf("see who has it: ss -ltnp 'sport = %s'", addr),
+			"metrics and health cannot listen on %s", addr)
+	}
+	return l, nil
+}
