@@ -28,6 +28,9 @@ const (
 	NotAttested      Code = "PAR-2006" // the process is no workload of the mesh
 	SelectorBlind    Code = "PAR-2007" // a selector that this agent may not read
 	WritableByItself Code = "PAR-2008" // an executable that its own service may write
+	KeyUnwritable    Code = "PAR-2009" // a key file cannot be written
+	CAForeign        Code = "PAR-2010" // a data directory whose CA is another trust domain's
+	NotSubject       Code = "PAR-2011" // an identity that may not be issued to
 
 	// The store and the audit log.
 	StoreCorrupt  Code = "PAR-3001" // the database fails its integrity check
@@ -37,12 +40,14 @@ const (
 	StoreBusy     Code = "PAR-3005" // another process holds the database
 	LogBroken     Code = "PAR-3006" // the audit log does not verify
 	LogFull       Code = "PAR-3007" // no space left for the audit log
+	LogBusy       Code = "PAR-3008" // another process holds the audit log
 
 	// The agent and its listeners.
 	PortOccupied  Code = "PAR-4001" // another process listens on the address
 	SocketPath    Code = "PAR-4002" // a Unix socket path that is too long or occupied
 	PortForbidden Code = "PAR-4003" // the address may not be bound by this user
 	AppPortHeld   Code = "PAR-4004" // another user's process holds the app port
+	NotRunning    Code = "PAR-4005" // a change that is stored and does not run in full
 
 	// The admin API and the command line.
 	Unreachable  Code = "PAR-5001" // the admin API does not answer
@@ -51,4 +56,5 @@ const (
 	Conflict     Code = "PAR-5004" // the state moved in the meantime
 	Usage        Code = "PAR-5005" // the command line is wrong
 	Internal     Code = "PAR-5006" // a defect of Parley itself
+	BadRequest   Code = "PAR-5007" // a request that the admin API does not accept
 )
