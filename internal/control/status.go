@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/parleymesh/parley/internal/control/api"
@@ -81,8 +80,8 @@ func edges(file *mesh.File, seen []api.EdgeStatus) []api.EdgeStatus {
 	return out
 }
 
-// declared are the edges that file names under calls, allow or routes. A
-// gateway goes by its bare name, as in events.
+// declared are the edges that file names under calls, allow or routes, and the
+// way into each gateway. A gateway goes by the path of its identity, as in events.
 func declared(file *mesh.File) map[mesh.Edge]bool {
 	set := map[mesh.Edge]bool{}
 	if file == nil {
@@ -94,13 +93,15 @@ func declared(file *mesh.File) map[mesh.Edge]bool {
 		}
 		for _, a := range svc.Allow {
 			for _, from := range a.From {
-				set[mesh.Edge{From: strings.TrimPrefix(from, "gateway/"), To: name}] = true
+				set[mesh.Edge{From: from, To: name}] = true
 			}
 		}
 	}
 	for name, g := range file.Gateways {
+		gateway := "gateway/" + name
+		set[mesh.Edge{To: gateway}] = true
 		for _, r := range g.Routes {
-			set[mesh.Edge{From: name, To: r.To}] = true
+			set[mesh.Edge{From: gateway, To: r.To}] = true
 		}
 	}
 	return set

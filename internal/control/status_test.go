@@ -30,8 +30,9 @@ func TestStatusJoinsWhatRunsAndWhatIsDeclared(t *testing.T) {
 		t.Errorf("status %+v", st)
 	}
 	want := []api.EdgeStatus{
+		{From: "", To: "gateway/edge", Declared: true},
 		{From: "", To: "orders", Calls: 1, Refused: 1},
-		{From: "edge", To: "orders", Declared: true},
+		{From: "gateway/edge", To: "orders", Declared: true},
 		{From: "orders", To: "db", Declared: true},
 		{From: "web", To: "orders", Calls: 7, Refused: 2, Declared: true},
 	}

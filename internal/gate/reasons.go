@@ -1,10 +1,7 @@
 package gate
 
 import (
-	"errors"
 	"net/http"
-
-	"github.com/parleymesh/parley/internal/identity"
 )
 
 // Codes that a client may see. They say what to do about a refusal and nothing
@@ -35,6 +32,11 @@ const (
 	ReasonKeyUnknown       = "key_unknown"        // made up, or revoked
 	ReasonKeyExpired       = "key_expired"        // past its end
 	ReasonKeySeveral       = "key_several"        // more than one credential
+	ReasonPlaintext        = "plaintext"          // what came was no TLS
+	ReasonNoCertificate    = "certificate_missing"
+	ReasonTLSVersion       = "tls_version"       // an older TLS than the listener speaks
+	ReasonSlowHandshake    = "handshake_timeout" // the handshake took too long
+	ReasonMalformedSVID    = "svid_malformed"    // a certificate that is no X509-SVID
 )
 
 // Codes of Refuse that gate itself knows; any other is a request that was
@@ -53,26 +55,4 @@ func formStatus(code string) int {
 		return http.StatusNotImplemented
 	}
 	return http.StatusBadRequest
-}
-
-// handshakeReason is why a TLS peer was not admitted, as precisely as err says.
-func handshakeReason(err error) string {
-	for _, r := range []struct {
-		err    error
-		reason string
-	}{
-		{identity.ErrBanned, ReasonBanned},
-		{identity.ErrNotMember, ReasonNotMember},
-		{identity.ErrExpired, ReasonExpired},
-		{identity.ErrNotYetValid, "credential_not_yet_valid"},
-		{identity.ErrUntrustedDomain, "untrusted_domain"},
-		{identity.ErrChain, "chain_untrusted"},
-		{identity.ErrChainTooLong, "chain_too_long"},
-		{identity.ErrNoCredential, ReasonNoIdentity},
-	} {
-		if errors.Is(err, r.err) {
-			return r.reason
-		}
-	}
-	return CodeHandshakeRefused
 }

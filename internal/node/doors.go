@@ -7,12 +7,10 @@ import (
 	"net/http"
 	"os"
 	goruntime "runtime"
-	"runtime/debug"
 	"runtime/metrics"
 	"time"
 
 	"github.com/parleymesh/parley/internal/control"
-	"github.com/parleymesh/parley/internal/control/api"
 	"github.com/parleymesh/parley/internal/metric"
 	"github.com/parleymesh/parley/internal/node/server"
 )
@@ -26,7 +24,7 @@ func openDoors(cfg Config, srv *server.Server, rt *runtime, registry *metric.Reg
 	}
 	admin := control.New(control.Config{
 		TrustDomain: srv.Bundle().TrustDomain, Revisions: srv.Store(), Keys: srv.Store(), Events: srv.Store(), Certificates: rt,
-		Runtime: rt, Version: Version(), Host: cfg.Host, Clock: cfg.Clock, Logger: cfg.Logger,
+		Runtime: rt, Version: cfg.Version, Host: cfg.Host, Clock: cfg.Clock, Logger: cfg.Logger,
 	})
 	doors := []door{{l, admin}}
 	if cfg.Metrics == "" {
@@ -93,26 +91,6 @@ func processMetrics(r *metric.Registry) {
 		names, _ := d.Readdirnames(-1) // what could be read is the count
 		return float64(len(names) - 1) // not the one that is reading
 	})
-}
-
-// Version is what the running binary says of itself.
-func Version() api.Version {
-	v := api.Version{Version: "0.1.0-dev", GoVersion: goruntime.Version(), API: 1}
-	info, ok := debug.ReadBuildInfo()
-	if !ok {
-		return v
-	}
-	for _, s := range info.Settings {
-		switch s.Key {
-		case "vcs.revision":
-			v.Commit = s.Value
-		case "vcs.time":
-			if t, err := time.Parse(time.RFC3339, s.Value); err == nil {
-				v.Built = t
-			}
-		}
-	}
-	return v
 }
 
 // A door is a server on a listener that is open already.

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/parleymesh/parley/internal/clock"
+	"github.com/parleymesh/parley/internal/control/api"
 	"github.com/parleymesh/parley/internal/fault"
 	"github.com/parleymesh/parley/internal/identity"
 	"github.com/parleymesh/parley/internal/mesh"
@@ -37,6 +38,8 @@ type Config struct {
 	MeshName, MeshText string
 	// Metrics is where metrics and health are served, host:port; empty is nowhere.
 	Metrics string
+	// Version is the program's.
+	Version api.Version
 	Clock   clock.Clock
 	Logger  *slog.Logger
 	// Wire, in tests, stands between agent and server.

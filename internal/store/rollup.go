@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"database/sql"
+	"strings"
 	"time"
 
 	"github.com/parleymesh/parley/internal/audit"
@@ -31,7 +32,7 @@ func edgeOf(e *audit.Event) (edge, bool) {
 		return edge{partyName(e.Caller), partyName(e.Callee)}, true
 	case call.Edge:
 		// Whoever calls from outside is nobody of the mesh.
-		return edge{"", e.Call.Listener}, true
+		return edge{"", strings.Replace(e.Call.Listener, "gateway.", "gateway/", 1)}, true
 	}
 	return edge{}, false
 }

@@ -170,6 +170,7 @@ func TestRunAsksAgainAfterALostReply(t *testing.T) {
 		l.add(10)
 		_, stop := start(t, l, s)
 		time.Sleep(time.Second)
+		synctest.Wait()
 		if s.len() != 10 || len(s.batches) != 1 {
 			t.Errorf("%d kept in %d batches", s.len(), len(s.batches))
 		}
@@ -186,9 +187,11 @@ func TestRunBacksOffAndLogsOnce(t *testing.T) {
 		s.set(func() { s.down = errors.New("out of order") })
 		l.add(5)
 		time.Sleep(time.Minute)
+		synctest.Wait()
 		tries := len(s.batches)
 		s.set(func() { s.down = nil })
 		time.Sleep(5 * time.Second)
+		synctest.Wait()
 		if s.len() != 5 || l.discarded != 5 {
 			t.Errorf("%d kept after it works again", s.len())
 		}
@@ -214,6 +217,7 @@ func TestRunNeverSkips(t *testing.T) {
 		s.kept = append(s.kept, l.entries[:4]...)
 		_, stop := start(t, l, s)
 		time.Sleep(10 * time.Minute)
+		synctest.Wait()
 		if s.len() != 4 || l.discarded > 4 {
 			t.Errorf("%d kept, discarded below %d", s.len(), l.discarded)
 		}

@@ -1,0 +1,332 @@
+// Package dev is `parley dev`: a whole mesh on one machine, with the four
+// services of a shop as processes of their own, and a tour of calls that shows
+// what passes and what does not. It runs the same node as production does.
+//
+// It refuses to print: cmd/parley shows what it reports.
+package dev
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/parleymesh/parley/internal/clock"
+	"github.com/parleymesh/parley/internal/control/api"
+	"github.com/parleymesh/parley/internal/fault"
+	"github.com/parleymesh/parley/internal/gate/authn"
+	"github.com/parleymesh/parley/internal/node"
+)
+
+// Config says what to start. Self, Dir, Clock and Logger are required.
+type Config struct {
+	// Self is the executable of this program: the demo's applications are it.
+	Self string
+	// Dir is the data directory. It is kept from one start to the next.
+	Dir string
+	// MeshName and MeshText are a mesh file of one's own; without a text the
+	// shop runs.
+	MeshName string
+	MeshText string
+	// PortBase is the first of forty ports that the shop uses; 0 means
+	// DefaultPortBase, and less than 0 a free range.
+	PortBase int
+	// Metrics is where metrics and health are served, host:port; empty is beside
+	// the shop's ports, and nowhere without the shop.
+	Metrics string
+	// Version is the program's.
+	Version api.Version
+	// Env is what the applications get of the environment.
+	Env    []string
+	Clock  clock.Clock
+	Logger *slog.Logger
+	// Debug, in tests, changes what is started so that the tour must notice.
+	Debug Debug
+}
+
+// Debug breaks the mesh on purpose, so that a test can see --try fail.
+type Debug struct {
+	// Mesh changes the shop's mesh file.
+	Mesh func(string) string
+	// App changes what an application is told.
+	App func(*AppConfig)
+	// Node changes how the node is wired.
+	Node func(*node.Config)
+}
+
+// A Mesh is a running one.
+type Mesh struct {
+	API *api.Client
+	// Demo says that it is the shop.
+	Demo bool
+	// Dir and Socket are where its data and the Workload API are.
+	Dir, Socket string
+	// Applied is what applying the mesh file said.
+	Applied *api.ApplyResult
+	// Base is the port base of the shop.
+	Base int
+
+	clock clock.Clock
+	node  *node.Node
+	apps  map[string]*process
+	keys  map[string]string
+	roots []byte
+	ports map[[2]string]int
+}
+
+// stopTime bounds how long stopping may take.
+const stopTime = 10 * time.Second
+
+// Start starts a mesh and returns when every part of it is ready. Nothing is
+// left running where it fails. Stop it with Stop.
+func Start(ctx context.Context, cfg Config) (_ *Mesh, err error) {
+	if cfg.Dir, err = filepath.Abs(cfg.Dir); err != nil {
+		return nil, err
+	}
+	m := &Mesh{Dir: cfg.Dir, Demo: cfg.MeshText == "", clock: cfg.Clock, apps: map[string]*process{}, keys: map[string]string{}}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, m.Stop(context.WithoutCancel(ctx)))
+		}
+	}()
+	// Services may run as other users: they have to get to the Workload API's
+	// socket, and everything else in here has a mode of its own.
+	if err := os.MkdirAll(cfg.Dir, 0o711); err != nil {
+		return nil, fmt.Errorf("make the data directory: %w", err)
+	}
+	if err := install(cfg.Self, binDir(cfg.Dir), "parley"); err != nil {
+		return nil, err
+	}
+	if m.Demo {
+		if err := m.prepareDemo(&cfg); err != nil {
+			return nil, err
+		}
+	}
+	if err := m.startNode(ctx, cfg); err != nil {
+		return nil, err
+	}
+	m.Applied, err = m.API.Apply(ctx, api.ApplyRequest{Name: cfg.MeshName, Text: cfg.MeshText, Message: "parley dev"})
+	if err != nil {
+		return nil, err
+	}
+	if m.Applied.Fault.Code != "" {
+		return nil, m.Applied.Fault.Fault()
+	}
+	m.ports = map[[2]string]int{}
+	for _, p := range m.Applied.Ports {
+		m.ports[[2]string{p.From, p.To}] = p.Port
+	}
+	if m.roots, err = m.API.Bundle(ctx); err != nil {
+		return nil, err
+	}
+	if err := os.WriteFile(filepath.Join(cfg.Dir, "ca.pem"), m.roots, 0o644); err != nil {
+		return nil, err
+	}
+	if m.Demo {
+		err = m.startShop(ctx, cfg)
+	}
+	return m, err
+}
+
+// prepareDemo chooses the ports, installs the executables and writes the mesh
+// file where it can be read.
+func (m *Mesh) prepareDemo(cfg *Config) error {
+	var err error
+	if m.Base, err = portBase(cfg.PortBase); err != nil {
+		return err
+	}
+	bin := binDir(cfg.Dir)
+	if err := install(cfg.Self, bin, "web", "orders", "payments", "ledger", "stranger"); err != nil {
+		return err
+	}
+	cfg.MeshName, cfg.MeshText = filepath.Join(cfg.Dir, "parley.yaml"), demoMesh(bin, m.Base)
+	if cfg.Debug.Mesh != nil {
+		cfg.MeshText = cfg.Debug.Mesh(cfg.MeshText)
+	}
+	return os.WriteFile(cfg.MeshName, []byte(cfg.MeshText), 0o644)
+}
+
+// startNode runs server and agent in this process.
+func (m *Mesh) startNode(ctx context.Context, cfg Config) error {
+	host, err := os.Hostname()
+	if err != nil {
+		return err
+	}
+	m.Socket = filepath.Join(cfg.Dir, "workload.sock")
+	nc := node.Config{
+		Host: host, Dir: cfg.Dir, Socket: m.Socket, APISocket: filepath.Join(cfg.Dir, "api.sock"),
+		MeshName: cfg.MeshName, MeshText: cfg.MeshText, Version: cfg.Version, Clock: cfg.Clock, Logger: cfg.Logger,
+	}
+	if nc.Metrics = cfg.Metrics; nc.Metrics == "" && m.Demo {
+		nc.Metrics = fmt.Sprintf("127.0.0.1:%d", m.Base+offMetrics)
+	}
+	if cfg.Debug.Node != nil {
+		cfg.Debug.Node(&nc)
+	}
+	if m.node, err = node.Start(ctx, nc); err != nil {
+		return err
+	}
+	m.API, err = api.New(nc.APISocket)
+	return err
+}
+
+// startShop starts the applications and sees to the two API keys.
+func (m *Mesh) startShop(ctx context.Context, cfg Config) error {
+	if err := m.demoKeys(ctx); err != nil {
+		return err
+	}
+	for _, app := range apps(m.Base, m.Socket, m.ports) {
+		if cfg.Debug.App != nil {
+			cfg.Debug.App(&app)
+		}
+		p, err := spawn(ctx, binDir(cfg.Dir), app, cfg.Env)
+		if err != nil {
+			return err
+		}
+		m.apps[app.Name] = p
+	}
+	return nil
+}
+
+// demoKeys makes the API keys of the demo, or finds those of the last start.
+// They are kept in the data directory so that the commands it prints work.
+func (m *Mesh) demoKeys(ctx context.Context) error {
+	live := map[string]bool{}
+	list, err := m.API.Keys(ctx, api.ListKeysParams{Limit: 1000})
+	if err != nil {
+		return err
+	}
+	for _, k := range list.Items {
+		live[k.ID] = k.Revoked.IsZero()
+	}
+	for name, scopes := range map[string][]string{"reader": {"shop.read"}, "buyer": {"shop.read", "shop.buy"}} {
+		path := filepath.Join(m.Dir, name+".key")
+		if text, err := os.ReadFile(path); err == nil {
+			key := strings.TrimSpace(string(text))
+			if id, err := authn.ParseKey(key); err == nil && live[id] {
+				m.keys[name] = key
+				continue
+			}
+		}
+		k, err := m.API.CreateKey(ctx, api.KeyRequest{Name: name, Scopes: scopes})
+		if err != nil {
+			return err
+		}
+		m.keys[name] = k.Secret
+		if err := os.WriteFile(path, []byte(k.Secret+"\n"), 0o600); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Key is the demo API key called name: reader or buyer.
+func (m *Mesh) Key(name string) string { return m.keys[name] }
+
+// Now is the mesh's clock.
+func (m *Mesh) Now() time.Time { return m.clock.Now() }
+
+// Done is closed when the node ended by itself; Err then says why.
+func (m *Mesh) Done() <-chan struct{} { return m.node.Done() }
+
+// Err is why the node ended.
+func (m *Mesh) Err() error { return m.node.Err() }
+
+// Stop stops the applications and then the node, and returns when nothing of
+// them runs any more.
+func (m *Mesh) Stop(ctx context.Context) error {
+	ctx, done := context.WithTimeout(ctx, stopTime)
+	defer done()
+	var errs []error
+	for _, name := range slices.Sorted(maps.Keys(m.apps)) {
+		errs = append(errs, m.apps[name].stop(ctx, m.clock))
+	}
+	if m.API != nil {
+		m.API.Close()
+	}
+	if m.node != nil {
+		errs = append(errs, m.node.Stop(ctx))
+	}
+	return errors.Join(errs...)
+}
+
+// GatewayURL is where the shop's edge listens.
+func (m *Mesh) GatewayURL() string { return fmt.Sprintf("https://localhost:%d", m.Base+offGateway) }
+
+// MetricsURL is where metrics and health are served.
+func (m *Mesh) MetricsURL() string {
+	return fmt.Sprintf("http://127.0.0.1:%d/metrics", m.Base+offMetrics)
+}
+
+// Way is the address of the outbound listener from one service to another.
+func (m *Mesh) Way(from, to string) string { return m.way(hop{from, to}) }
+
+func (m *Mesh) way(h hop) string {
+	app, ok := m.apps[h.from]
+	if h.from == "web" && ok {
+		switch h.to { // what the application was told is what it uses
+		case "orders":
+			return app.Orders
+		case "payments":
+			return app.Payments
+		}
+	}
+	return fmt.Sprintf("127.0.0.1:%d", m.ports[[2]string{h.from, h.to}])
+}
+
+// inbound is the address of a service's inbound listener.
+func (m *Mesh) inbound(service string) string {
+	off := map[string]int{"web": 0, "orders": 1, "payments": 2, "ledger": 3}
+	return fmt.Sprintf("127.0.0.1:%d", m.Base+offInbound+off[service])
+}
+
+func (m *Mesh) ask(ctx context.Context, app string, q ask) answer {
+	ctx, done := context.WithTimeout(ctx, 2*callTimeout)
+	defer done()
+	return m.apps[app].ask(ctx, q)
+}
+
+// portBase is base, the default, or the first of a range in which nothing
+// listens now.
+func portBase(base int) (int, error) {
+	switch {
+	case base == 0:
+		return DefaultPortBase, nil
+	case base > 65535-portsNeeded:
+		return 0, fault.New(fault.Usage, "for example --port-base 8440", "the port base %d leaves no room for %d ports", base, portsNeeded)
+	case base > 0:
+		return base, nil
+	}
+	for range 100 {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			return 0, err
+		}
+		first := l.Addr().(*net.TCPAddr).Port
+		l.Close()
+		// Below the range that the system hands out, so that nobody gets one
+		// of them by chance in the meantime.
+		if first = 10000 + first%20000; free(first) {
+			return first, nil
+		}
+	}
+	return 0, fault.New(fault.PortOccupied, "name one: --port-base 9440", "no range of %d free ports was found", portsNeeded)
+}
+
+func free(first int) bool {
+	for p := first; p < first+portsNeeded; p++ {
+		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", p))
+		if err != nil {
+			return false
+		}
+		l.Close()
+	}
+	return true
+}
