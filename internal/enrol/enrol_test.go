@@ -193,6 +193,9 @@ func TestIssueRefuses(t *testing.T) {
 	good := request(newKey(), &x509.CertificateRequest{})
 	forged := append([]byte(nil), good...)
 	forged[len(forged)-1] ^= 1
+	large := request(newKey(), &x509.CertificateRequest{
+		ExtraExtensions: []pkix.Extension{{Id: []int{1, 2, 3}, Value: make([]byte, 20<<10)}},
+	})
 	tests := []struct {
 		name   string
 		id     identity.ID
@@ -207,7 +210,7 @@ func TestIssueRefuses(t *testing.T) {
 		{"no request", id("web"), nil, fault.CertUnusable, "request_invalid"},
 		{"no DER", id("web"), []byte("-----BEGIN CERTIFICATE REQUEST-----"), fault.CertUnusable, "request_invalid"},
 		{"bytes behind it", id("web"), append(append([]byte(nil), good...), 0), fault.CertUnusable, "request_invalid"},
-		{"oversized", id("web"), append(append([]byte(nil), good...), make([]byte, 1<<20)...), fault.CertUnusable, "request_invalid"},
+		{"oversized", id("web"), large, fault.CertUnusable, "request_invalid"},
 		{"not its own key", id("web"), forged, fault.CertUnusable, "request_invalid"},
 		{"weak curve", id("web"), request(must(ecdsa.GenerateKey(elliptic.P224(), rand.Reader)), &x509.CertificateRequest{}), fault.CertUnusable, "request_invalid"},
 	}

@@ -95,7 +95,8 @@ func (a *Authority) checkTemplate(t Template) error {
 	return nil
 }
 
-// CheckKey says whether a public key may be certified; ErrKey if not.
+// CheckKey says whether a public key, as package x509 parses one, may be
+// certified; ErrKey if not.
 func CheckKey(pub crypto.PublicKey) error {
 	switch k := pub.(type) {
 	case *ecdsa.PublicKey:

@@ -3,7 +3,7 @@ package ca_test
 import (
 	"bytes"
 	"crypto"
-	"crypto/dsa" //nolint:staticcheck // a kind of key that must be refused
+	"crypto/ecdh"
 	"crypto/ecdsa"
 	"crypto/ed25519"
 	"crypto/elliptic"
@@ -33,7 +33,7 @@ func TestLeaf(t *testing.T) {
 	pub := publicKey()
 	tmpl := ca.Template{
 		ID: service("gateway/edge"), PublicKey: pub, TTL: time.Hour,
-		DNSNames: []string{"api.shop.example", "*.shop.example"}, IPs: []net.IP{net.IPv4(127, 0, 0, 1), net.IPv6loopback},
+		DNSNames: []string{"api.shop.example", "*.shop.example", "*.internal", "localhost"}, IPs: []net.IP{net.IPv4(127, 0, 0, 1), net.IPv6loopback},
 	}
 	chain, err := a.SignX509(tmpl)
 	if err != nil {
@@ -98,7 +98,7 @@ func TestLeafLife(t *testing.T) {
 	}{
 		{"short", time.Hour, 12 * time.Second, 7 * time.Second, 11 * time.Second, false},
 		{"long", time.Hour, 6 * day, 30 * time.Second, 6*day - time.Second, false},
-		{"never before its intermediate", 0, time.Hour, 30 * time.Second, time.Hour - time.Second, false},
+		{"never before its intermediate", -10 * time.Second, time.Hour, 30 * time.Second, time.Hour - time.Second, false},
 		{"never past its intermediate", time.Hour, 100 * day, 30 * time.Second, 89 * day, true},
 	}
 	for _, tt := range tests {
@@ -144,7 +144,10 @@ func TestSignRefuses(t *testing.T) {
 		{"DNS name in capitals", func(t *ca.Template) { t.DNSNames = []string{"Shop.example"} }},
 		{"empty DNS name", func(t *ca.Template) { t.DNSNames = []string{""} }},
 		{"address as DNS name", func(t *ca.Template) { t.DNSNames = []string{"127.0.0.1"} }},
-		{"wildcard of everything", func(t *ca.Template) { t.DNSNames = []string{"*.example"} }},
+		{"bare wildcard", func(t *ca.Template) { t.DNSNames = []string{"*"} }},
+		{"wildcard of nothing", func(t *ca.Template) { t.DNSNames = []string{"*."} }},
+		{"two wildcards", func(t *ca.Template) { t.DNSNames = []string{"*.*.example"} }},
+		{"wildcard of an address", func(t *ca.Template) { t.DNSNames = []string{"*.127.0.0.1"} }},
 		{"wildcard inside", func(t *ca.Template) { t.DNSNames = []string{"a.*.example"} }},
 		{"trailing dot", func(t *ca.Template) { t.DNSNames = []string{"shop.example."} }},
 		{"NUL in a name", func(t *ca.Template) { t.DNSNames = []string{"shop.example\x00.evil.example"} }},
@@ -189,13 +192,15 @@ func TestKeys(t *testing.T) {
 		{"RSA 2048", rsa2048, true},
 		{"P-224", must(ecdsa.GenerateKey(elliptic.P224(), rand.Reader)).Public(), false},
 		{"P-521", must(ecdsa.GenerateKey(elliptic.P521(), rand.Reader)).Public(), false},
+		//lint:ignore SA1019 a point off the curve can be made in no other way
 		{"off the curve", &ecdsa.PublicKey{Curve: elliptic.P256(), X: big.NewInt(1), Y: big.NewInt(1)}, false},
+		{"no curve", &ecdsa.PublicKey{}, false},
 		{"RSA 2047", modulus(2047), false},
 		{"RSA 16384", modulus(16384), false},
 		{"RSA with exponent 1", &rsa.PublicKey{N: rsa2048.N, E: 1}, false},
 		{"RSA with an even exponent", &rsa.PublicKey{N: rsa2048.N, E: 65536}, false},
 		{"short Ed25519", edPub[:31], false},
-		{"DSA", &dsa.PublicKey{Y: big.NewInt(1)}, false},
+		{"X25519", must(ecdh.X25519().GenerateKey(rand.Reader)).PublicKey(), false},
 		{"private", must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader)), false},
 		{"nothing", nil, false},
 	}

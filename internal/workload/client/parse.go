@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"os"
 	"path/filepath"
 
 	workloadpb "github.com/spiffe/go-spiffe/v2/proto/spiffe/workload"
@@ -21,6 +22,10 @@ const (
 	maxBundles = 256
 	maxCerts   = 64 // of one bundle
 )
+
+// EnvSocket is where the environment says that the API is, in the variable that
+// SPIFFE_Workload_Endpoint.md section 4 names; empty where it says nothing.
+func EnvSocket() string { return os.Getenv("SPIFFE_ENDPOINT_SOCKET") }
 
 // ParseSocket is the path of a SPIFFE_ENDPOINT_SOCKET
 // (SPIFFE_Workload_Endpoint.md section 4): unix:// and an absolute path, with

@@ -1,0 +1,171 @@
+package main
+
+import (
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/parleymesh/parley/internal/control/api"
+	"github.com/parleymesh/parley/internal/fault"
+)
+
+// maxMeshFile is the largest mesh file that the admin API takes, in bytes.
+const maxMeshFile = 4 << 20
+
+func (a *app) applyCommand() *cobra.Command {
+	var file string
+	var c changeFlags
+	cmd := &cobra.Command{
+		Use:   "apply",
+		Short: "make a mesh file the desired state, or show what that would change",
+		Example: `  parley apply                        ./parley.yaml
+  parley apply --dry-run              what would change; nothing does
+  parley apply -f mesh.yaml --message "orders may charge"
+  render | parley apply -f -          from standard input`,
+		Args: arguments(0, 0, "no arguments; name the file with --file"),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			text, name, err := a.readMeshFile(file)
+			if err != nil {
+				return err
+			}
+			client, err := a.connect()
+			if err != nil {
+				return err
+			}
+			defer client.Close()
+			r := api.ApplyRequest{Name: name, Text: text, Message: c.message, DryRun: c.dryRun}
+			if cmd.Flags().Changed("expect") {
+				r.Expect = &c.expect
+			}
+			stop := a.term.Progress(cmd.Context(), a.clock, "applying "+name)
+			result, err := client.Apply(cmd.Context(), r)
+			stop()
+			if err != nil {
+				return withSource(err, name, text)
+			}
+			return a.showResult(result, c, name, "parley apply -f "+quoted(file))
+		},
+	}
+	cmd.Flags().StringVarP(&file, "file", "f", "parley.yaml", "mesh `file`, - for standard input")
+	c.add(cmd)
+	return cmd
+}
+
+// changeFlags are those of the commands that make a revision.
+type changeFlags struct {
+	dryRun, exitCode bool
+	message          string
+	expect           int64
+}
+
+func (c *changeFlags) add(cmd *cobra.Command) {
+	f := cmd.Flags()
+	f.BoolVarP(&c.dryRun, "dry-run", "n", false, "show what would change and change nothing")
+	f.BoolVar(&c.exitCode, "exit-code", false, "with --dry-run: exit 1 if something would change")
+	f.StringVar(&c.message, "message", "", "a note for the history")
+	f.Int64Var(&c.expect, "expect", 0, "only if this `revision` is still the newest")
+}
+
+// readMeshFile is the text of a mesh file and the name that faults shall show.
+func (a *app) readMeshFile(file string) (text, name string, err error) {
+	in, name := a.in, "stdin"
+	if file != "-" {
+		f, err := os.Open(file)
+		if err != nil {
+			return "", "", unreadable(err, file)
+		}
+		defer f.Close()
+		in, name = f, filepath.ToSlash(file)
+	}
+	data, err := io.ReadAll(io.LimitReader(in, maxMeshFile+1))
+	switch {
+	case err != nil:
+		return "", "", unreadable(err, file)
+	case len(data) > maxMeshFile:
+		return "", "", fault.New(fault.MeshTooLarge, "is it the right file?", "%s is larger than 4 MiB", name)
+	}
+	return string(data), name, nil
+}
+
+func unreadable(err error, file string) error {
+	hint := "name the file: parley apply -f FILE"
+	if errors.Is(err, os.ErrPermission) {
+		hint = "ls -l " + quoted(file)
+	}
+	var p *os.PathError
+	if errors.As(err, &p) {
+		err = p.Err
+	}
+	return fault.Wrap(err, fault.MeshUnreadable, hint, "cannot read %s", file)
+}
+
+// quoted is a file name as a shell takes it.
+func quoted(file string) string {
+	plain := func(r rune) bool {
+		return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("._-/+", r)
+	}
+	if file != "" && strings.IndexFunc(file, func(r rune) bool { return !plain(r) }) < 0 {
+		return file
+	}
+	return "'" + strings.ReplaceAll(file, "'", `'\''`) + "'"
+}
+
+// withSource gives faults in the file that was sent the text for their excerpts.
+func withSource(err error, name, text string) error {
+	lines := strings.Split(text, "\n")
+	for _, f := range fault.All(err) {
+		if f.File == name && f.Line >= 1 && f.Line <= len(lines) {
+			f.Source = lines[max(0, f.Line-2):f.Line]
+		}
+	}
+	return err
+}
+
+// showResult says what a change did or would do. again is the command that would
+// do it, without its flags.
+func (a *app) showResult(r *api.ApplyResult, c changeFlags, name, again string) error {
+	differs := len(r.Changes) > 0 && c.dryRun && c.exitCode
+	if a.term.JSON() {
+		if err := a.term.Document("apply", r); err != nil {
+			return err
+		}
+	} else {
+		a.writeResult(r, name, again)
+	}
+	if r.Fault.Code != "" {
+		if a.term.JSON() {
+			return said{r.Fault.Fault()}
+		}
+		return r.Fault.Fault()
+	}
+	if differs {
+		return errNo
+	}
+	return nil
+}
+
+func (a *app) writeResult(r *api.ApplyResult, name, again string) {
+	t := a.term
+	against := "the empty mesh"
+	if r.Previous > 0 {
+		against = "revision " + decimal(r.Previous)
+	}
+	t.Printf("%s compared with %s\n\n", name, against)
+	a.writeChanges(r.Changes, r.Access)
+	a.writeFindings(r.Findings)
+	switch {
+	case r.Unchanged:
+		t.Printf("Nothing changed: revision %d is this file already.\n", r.Revision)
+	case r.DryRun:
+		t.Printf("Nothing was changed. Apply exactly this:  %s --expect %d\n", again, r.Previous)
+	case r.Running:
+		t.Printf("Revision %d runs.\n", r.Revision)
+		t.Hintf("Undo it:  parley config rollback %d\n", r.Previous)
+	default:
+		t.Printf("Revision %d is accepted and does not run yet.\n", r.Revision)
+	}
+}

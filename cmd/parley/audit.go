@@ -1,0 +1,210 @@
+package main
+
+import (
+	"errors"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/parleymesh/parley/cmd/parley/term"
+	"github.com/parleymesh/parley/internal/control/api"
+)
+
+func (a *app) auditCommand() *cobra.Command {
+	return group("audit", "the record of every call and every administrative act",
+		`  parley audit tail --follow
+  parley audit search --to payments --outcome denied --since 1h
+  parley audit show 01K3Q8Z4M7QK2V9D3B6H8N5R1T
+  parley audit verify`,
+		a.auditTailCommand(), a.auditSearchCommand(), a.auditShowCommand(), a.auditVerifyCommand())
+}
+
+// eventFilter are the flags that select events.
+type eventFilter struct{ from, to, action, outcome, trace, request string }
+
+func (f *eventFilter) add(cmd *cobra.Command) {
+	s := cmd.Flags()
+	s.StringVar(&f.from, "from", "", "calls of this `service`")
+	s.StringVar(&f.to, "to", "", "calls to this `service`")
+	s.StringVar(&f.action, "action", "", "events of this `action`, such as call or config.applied")
+	s.StringVar(&f.outcome, "outcome", "", "allowed, denied, success or failure")
+	s.StringVar(&f.trace, "trace", "", "calls of this W3C trace `id`")
+	s.StringVar(&f.request, "request", "", "calls of this request `id`")
+}
+
+func (f *eventFilter) check(cmd *cobra.Command) error {
+	switch f.outcome {
+	case "", "allowed", "denied", "success", "failure":
+		return nil
+	}
+	return usage(cmd.CommandPath()+" --help", "--outcome is allowed, denied, success or failure, not %q", f.outcome)
+}
+
+func (a *app) auditTailCommand() *cobra.Command {
+	var f eventFilter
+	var last int
+	var follow bool
+	cmd := &cobra.Command{
+		Use: "tail", Short: "the newest events, and with --follow each as it arrives",
+		Example: "  parley audit tail -n 10\n  parley audit tail --follow --outcome denied\n  parley audit tail --follow --json | jq .data.event",
+		Args:    arguments(0, 0, "no arguments"),
+	}
+	f.add(cmd)
+	cmd.Flags().IntVarP(&last, "last", "n", 10, "how many of the newest come first, up to 1000")
+	cmd.Flags().BoolVar(&follow, "follow", false, "go on until Ctrl-C")
+	cmd.PreRunE = func(cmd *cobra.Command, _ []string) error {
+		return errors.Join(f.check(cmd), between("last", last, 0, 1000))
+	}
+	cmd.RunE = a.ask(func(cmd *cobra.Command, c *api.Client, _ []string) error {
+		rows := a.term.Stream(eventColumns)
+		return c.Tail(cmd.Context(), api.TailEventsParams{
+			From: f.from, To: f.to, Action: f.action, Outcome: f.outcome, TraceID: f.trace, RequestID: f.request, Last: last, Follow: follow,
+		}, func(e *api.Entry) error {
+			if a.term.JSON() {
+				return a.term.DocumentLine("event", e)
+			}
+			rows.Row(a.eventCells(*e)...)
+			return nil
+		})
+	})
+	return cmd
+}
+
+func (a *app) auditSearchCommand() *cobra.Command {
+	var f eventFilter
+	var since, until string
+	var limit int
+	cmd := &cobra.Command{
+		Use: "search", Short: "recorded events by who, what and when",
+		Example: `  parley audit search --from web --to payments --since 1h
+  parley audit search --outcome denied --limit 20
+  parley audit search --since 2026-11-23T09:00:00Z --until 2026-11-23T10:00:00Z --json`,
+		Args: arguments(0, 0, "no arguments; select with flags"),
+	}
+	f.add(cmd)
+	cmd.Flags().StringVar(&since, "since", "", "not before this `time`: RFC 3339, or how long ago, such as 1h")
+	cmd.Flags().StringVar(&until, "until", "", "before this `time`, as --since")
+	cmd.Flags().IntVar(&limit, "limit", 50, "the newest so many, up to 1000")
+	p := api.ListEventsParams{Newest: true}
+	cmd.PreRunE = func(cmd *cobra.Command, _ []string) error {
+		var badSince, badUntil error
+		p.Since, badSince = a.moment("since", since)
+		p.Until, badUntil = a.moment("until", until)
+		return errors.Join(f.check(cmd), between("limit", limit, 1, 1000), badSince, badUntil)
+	}
+	cmd.RunE = a.ask(func(cmd *cobra.Command, c *api.Client, _ []string) error {
+		p.From, p.To, p.Action, p.Outcome, p.TraceID, p.RequestID, p.Limit = f.from, f.to, f.action, f.outcome, f.trace, f.request, limit
+		return a.search(cmd, c, p)
+	})
+	return cmd
+}
+
+func (a *app) search(cmd *cobra.Command, c *api.Client, p api.ListEventsParams) error {
+	list, err := c.Events(cmd.Context(), p)
+	if err != nil {
+		return err
+	}
+	if a.term.JSON() {
+		return a.term.Document("events", list)
+	}
+	if len(list.Items) == 0 {
+		a.term.Printf("No event matches.\n")
+		return nil
+	}
+	tab := &term.Table{Columns: eventColumns}
+	for _, e := range list.Items {
+		tab.Row(a.eventCells(e)...)
+	}
+	a.term.Table(tab)
+	if len(list.Items) == p.Limit {
+		a.term.Hintf("There may be more:  --limit, --since and --until choose\n")
+	}
+	return nil
+}
+
+// moment is a time on a flag: absolute, or how long ago.
+func (a *app) moment(flag, s string) (time.Time, error) {
+	if s == "" {
+		return time.Time{}, nil
+	}
+	if d, err := time.ParseDuration(s); err == nil && d >= 0 {
+		return a.clock.Now().Add(-d).UTC(), nil
+	}
+	at, err := time.Parse(time.RFC3339, s)
+	if err != nil {
+		return time.Time{}, usage("write 1h, or 2026-11-23T09:00:00Z", "--%s is a time or how long ago, not %q", flag, s)
+	}
+	return at.UTC(), nil
+}
+
+func (a *app) auditShowCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "show ID", Short: "one event in full",
+		Example: "  parley audit show 01K3Q8Z4M7QK2V9D3B6H8N5R1T",
+		Args:    arguments(1, 1, "the ID of an event, which for a call is its decision id"),
+		RunE: a.ask(func(cmd *cobra.Command, c *api.Client, args []string) error {
+			e, err := c.Event(cmd.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			if a.term.JSON() {
+				return a.term.Document("event", e)
+			}
+			return a.writeEvent(e)
+		}),
+	}
+}
+
+func (a *app) auditVerifyCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "verify", Short: "recompute every hash of every log; exit 1 if one is not intact",
+		Example: "  parley audit verify\n  parley audit verify --json",
+		Args:    arguments(0, 0, "no arguments"),
+		RunE: a.ask(func(cmd *cobra.Command, c *api.Client, _ []string) error {
+			stop := a.term.Progress(cmd.Context(), a.clock, "recomputing every hash")
+			v, err := c.Verify(cmd.Context())
+			stop()
+			if err != nil {
+				return err
+			}
+			if a.term.JSON() {
+				err = a.term.Document("verification", v)
+			} else {
+				a.writeVerification(v)
+			}
+			if err == nil && !v.Intact {
+				return errNo
+			}
+			return err
+		}),
+	}
+}
+
+func (a *app) writeVerification(v *api.Verification) {
+	tab := &term.Table{Columns: []term.Column{
+		{}, {Title: "LOG", Min: 12}, {Title: "ENTRIES", Right: true}, {Title: "LAST", Drop: 1}, {Title: "ROOT", Min: 20, Drop: 2}, {Title: "STATE"},
+	}}
+	broken := 0
+	var entries int64
+	for _, l := range v.Logs {
+		entries += l.Size
+		mark, state := term.OK, term.Cell{Text: "intact"}
+		if l.Fault != "" {
+			mark, state = term.No, term.Cell{Text: "BROKEN", Style: term.Bad}
+			broken++
+		}
+		tab.Row(mark, l.Log, term.Number(l.Size), term.Stamp(l.Last), l.Root, state)
+	}
+	a.term.Table(tab)
+	if v.Intact {
+		a.term.Printf("\nintact: %s, every hash recomputed\n", plural(int(entries), "1 entry", term.Number(entries)+" entries"))
+		return
+	}
+	a.term.Printf("\n%s  %s of %d\n", a.term.Paint(term.Bad, "NOT INTACT"), term.Count(broken, "log"), len(v.Logs))
+	for _, l := range v.Logs {
+		if l.Fault != "" {
+			a.term.Printf("  %s  %s   %s\n", a.term.Mark(term.No), l.Log, l.Fault)
+		}
+	}
+	a.term.Printf("Keep the data as it is, and read on:  parley explain PAR-3006\n")
+}

@@ -1,0 +1,66 @@
+package main
+
+import (
+	"github.com/spf13/cobra"
+
+	"github.com/parleymesh/parley/cmd/parley/term"
+	"github.com/parleymesh/parley/internal/dev"
+)
+
+// devOptions are what `parley dev` was asked for.
+type devOptions struct {
+	// Dir is the data directory. MeshFile is a mesh file of the person's own; ""
+	// is ./parley.yaml where that is there, and otherwise the built-in shop.
+	Dir, MeshFile string
+	// Try makes the calls of the tour and ends; Fresh forgets what is in Dir first.
+	Try, Fresh bool
+	// PortBase is the first port of the shop; 0 is the usual one, less than 0 a
+	// free range.
+	PortBase int
+	// Metrics is where metrics and health are served, host:port; "" is the usual
+	// place.
+	Metrics string
+	// JSON writes documents, one a line.
+	JSON bool
+	// Terminal is where everything is said.
+	Terminal *term.Terminal
+	// debug breaks the mesh on purpose, in tests.
+	debug dev.Debug
+}
+
+func (a *app) devCommand() *cobra.Command {
+	var o devOptions
+	cmd := &cobra.Command{
+		Use:   "dev",
+		Short: "a whole mesh on this machine, for development only",
+		Long: `Starts a server, an agent and the example shop (web, orders, payments and a
+ledger, each a process of its own), and prints what to try. Ctrl-C stops all of it.`,
+		Example: `  parley dev                    ./parley.yaml, or else the example shop; data in ./.parley
+  parley dev --try              the same, makes the calls itself, and ends
+  parley dev -f parley.yaml     a mesh file of your own, without the shop
+  parley dev --fresh            forget the keys, the history and the log first`,
+		Args: arguments(0, 0, "no arguments"),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			o.JSON, o.Terminal = a.term.JSON(), a.term
+			if o.PortBase > 65535-40 {
+				return usage("parley dev --help", "--port-base is at most %d: the shop needs 40 ports", 65535-40)
+			}
+			if o.Try && o.MeshFile != "" {
+				return usage("parley dev --try", "--try makes the calls of the built-in shop, so it goes without --file")
+			}
+			return a.runDev(cmd.Context(), o)
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&o.Dir, "dir", ".parley", "data `directory`")
+	f.StringVarP(&o.MeshFile, "file", "f", "", "mesh `file` to run instead of the shop (./parley.yaml, where that is there)")
+	f.BoolVar(&o.Try, "try", false, "make the calls of the tour, say what came of each, and end")
+	f.BoolVar(&o.Fresh, "fresh", false, "forget everything in the data directory first")
+	f.StringVar(&o.Metrics, "metrics", "", "`host:port` for metrics and health")
+	f.IntVar(&o.PortBase, "port-base", 0, "first `port` of the shop (0: the usual one, -1: a free range)")
+	cmd.AddCommand(&cobra.Command{
+		Use: "app NAME", Short: "one process of the example shop", Hidden: true, Args: arguments(1, 1, "the NAME of an application"),
+		RunE: func(cmd *cobra.Command, args []string) error { return a.runDevApp(cmd.Context(), args[0]) },
+	})
+	return cmd
+}

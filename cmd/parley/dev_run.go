@@ -1,0 +1,227 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/parleymesh/parley/cmd/parley/term"
+	"github.com/parleymesh/parley/internal/clock"
+	"github.com/parleymesh/parley/internal/dev"
+	"github.com/parleymesh/parley/internal/fault"
+)
+
+// defaultMesh is the mesh file that `parley dev` takes up by itself.
+const defaultMesh = "parley.yaml"
+
+// runDev is the body of `parley dev`.
+func runDev(ctx context.Context, o devOptions) error {
+	cfg, err := devConfig(o)
+	if err != nil {
+		return err
+	}
+	if o.Fresh {
+		if err := forget(cfg.Dir); err != nil {
+			return err
+		}
+	}
+	t := o.Terminal
+	t.Notef("parley %s - a whole mesh on this machine, for development only\n", version().Version)
+	began := cfg.Clock.Now()
+	starting, stopProgress := context.WithCancel(ctx)
+	stop := t.Progress(starting, cfg.Clock, "starting")
+	m, err := dev.Start(ctx, cfg)
+	stop()
+	stopProgress()
+	if err != nil {
+		return err
+	}
+	return errors.Join(present(ctx, o, m, cfg.Clock.Now().Sub(began)), m.Stop(context.WithoutCancel(ctx)))
+}
+
+// present shows the mesh and then tries it, or waits for the interrupt.
+func present(ctx context.Context, o devOptions, m *dev.Mesh, took time.Duration) error {
+	if o.Try {
+		return tryDev(ctx, o.Terminal, m)
+	}
+	if err := showDev(ctx, o.Terminal, m, took); err != nil {
+		return err
+	}
+	select {
+	case <-ctx.Done():
+		o.Terminal.Notef("\nstopping: applications, then connections in flight; identities and history stay in %s\n", m.Dir)
+		return nil
+	case <-m.Done():
+		return m.Err()
+	}
+}
+
+// devConfig turns what was asked for into what is started.
+func devConfig(o devOptions) (dev.Config, error) {
+	cfg := dev.Config{
+		Dir: o.Dir, PortBase: o.PortBase, Metrics: o.Metrics, Version: version().wire(), Env: os.Environ(), Clock: clock.System{}, Debug: o.debug,
+		// Everything an operator must know is said on the terminal; the log is
+		// for what goes wrong behind it.
+		Logger: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})),
+	}
+	var err error
+	if cfg.Self, err = os.Executable(); err != nil {
+		return cfg, err
+	}
+	name := o.MeshFile
+	if name == "" && !o.Try {
+		name = defaultMesh
+	}
+	if name == "" {
+		return cfg, nil
+	}
+	text, err := os.ReadFile(name)
+	if errors.Is(err, fs.ErrNotExist) && o.MeshFile == "" {
+		return cfg, nil
+	}
+	if err != nil {
+		return cfg, fault.Wrap(err, fault.MeshUnreadable, "parley dev --file another.yaml", "the mesh file %s cannot be read", name)
+	}
+	if strings.TrimSpace(string(text)) == "" {
+		return cfg, fault.New(fault.MeshSyntax, "parley dev, without a file, shows a whole one", "the mesh file %s is empty", name)
+	}
+	cfg.MeshName, cfg.MeshText = name, string(text)
+	return cfg, nil
+}
+
+// forget removes what Parley wrote into dir, and nothing else: a mistyped --dir
+// costs nobody their files.
+func forget(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if !dev.Owns(e.Name()) {
+			return fault.New(fault.Usage, "remove it yourself, or name another --dir",
+				"%s holds %q, which Parley did not put there: nothing was removed", dir, e.Name())
+		}
+	}
+	for _, e := range entries {
+		if err := os.RemoveAll(filepath.Join(dir, e.Name())); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// tryDev makes the calls of the tour.
+func tryDev(ctx context.Context, t *term.Terminal, m *dev.Mesh) error {
+	all, refused := dev.Calls()
+	if !t.JSON() {
+		t.Printf("%d calls through the mesh just started. %d must pass, %d must be refused.\n\n", all, all-refused, refused)
+	}
+	stream := t.Stream([]term.Column{{Stream: 2}, {Title: "CALL", Stream: 46}, {Title: "EXPECTED", Stream: 8}, {Title: "SEEN", Stream: 40}})
+	if !t.JSON() {
+		stream.Row("", "CALL", "EXPECTED", "SEEN")
+	}
+	lines := []dev.Line{}
+	began := m.Now()
+	ok, err := m.Try(ctx, func(l dev.Line) {
+		lines = append(lines, l)
+		if t.JSON() {
+			return
+		}
+		mark := term.OK
+		if !l.OK {
+			mark = term.No
+		}
+		stream.Row(mark, l.Call, l.Expected, l.Seen)
+		for _, w := range l.Wrong {
+			t.Printf("        %s\n", w)
+		}
+	})
+	if err != nil {
+		return err
+	}
+	if t.JSON() {
+		err = t.Document("dev_try", map[string]any{"ok": ok, "calls": lines})
+	} else {
+		sayTried(t, m, lines, ok, m.Now().Sub(began))
+	}
+	if err == nil && !ok {
+		err = errNo
+	}
+	return err
+}
+
+func sayTried(t *term.Terminal, m *dev.Mesh, lines []dev.Line, ok bool, took time.Duration) {
+	wrong, last := 0, ""
+	for _, l := range lines {
+		if !l.OK {
+			wrong++
+		}
+		if l.OK && l.Decision != "" {
+			last = l.Decision
+		}
+	}
+	if !ok {
+		t.Printf("\n%s %d of %d calls were not as expected. Each line above says what differed.\n", t.Paint(term.Bad, "FAIL"), wrong, len(lines))
+		return
+	}
+	t.Printf("\nAll %d as expected, in %s; both ends of each call are on record.\n", len(lines), term.Span(took))
+	t.Printf("Look into one refusal, with `parley dev` running:  %s why %s\n", m.Command(), last)
+}
+
+// showDev says what runs, and what to try.
+func showDev(ctx context.Context, t *term.Terminal, m *dev.Mesh, took time.Duration) error {
+	st, err := m.API.Status(ctx)
+	if err != nil {
+		return err
+	}
+	if t.JSON() {
+		return t.Document("dev", map[string]any{
+			"dir": m.Dir, "api": m.API.Socket(), "workload_api": "unix://" + m.Socket, "demo": m.Demo, "status": st, "commands": m.Commands(),
+		})
+	}
+	tab := &term.Table{Columns: []term.Column{{Title: ""}, {Title: "WHAT"}, {Title: "IDENTITY"}, {Title: "WHERE"}}}
+	for _, g := range st.Gateways {
+		tab.Row(term.OK, "gateway "+g.Name, g.ID, "https://"+g.Listen)
+	}
+	for _, s := range st.Services {
+		where := ""
+		for _, l := range st.Listeners {
+			if l.Owner == s.Name && l.End == "inbound" {
+				where = l.Address + " for " + l.Target
+			}
+		}
+		tab.Row(term.OK, s.Name, s.ID, where)
+	}
+	t.Table(tab)
+	t.Printf("\n  admin API      %s\n  Workload API   unix://%s\n", m.API.Socket(), m.Socket)
+	if m.Demo {
+		t.Printf("  metrics        %s\n  mesh file      %s\n", m.MetricsURL(), filepath.Join(m.Dir, defaultMesh))
+	}
+	for _, p := range m.Applied.Ports {
+		t.Printf("  %-14s %s reaches %s at 127.0.0.1:%d\n", "", p.From, p.To, p.Port)
+	}
+	t.Printf("ready in %.1fs\n\nTry\n", took.Seconds())
+	for _, c := range m.Commands() {
+		t.Printf("  # %s\n  %s\n", c.What, c.Line)
+	}
+	t.Printf("\nCtrl-C stops it and keeps the identities. Start over with: parley dev --fresh\n")
+	return nil
+}
+
+// runDevApp is the body of `parley dev app`: a process of the shop.
+func runDevApp(ctx context.Context, name string) error {
+	var cfg dev.AppConfig
+	if err := json.Unmarshal([]byte(os.Getenv(dev.AppEnv)), &cfg); err != nil || cfg.Name != name {
+		return fault.New(fault.Usage, "parley dev", "the applications of the shop are started by `parley dev`")
+	}
+	return dev.RunApp(ctx, cfg, os.Stdin, os.Stdout, slog.New(slog.NewTextHandler(os.Stderr, nil)))
+}

@@ -1,0 +1,106 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"strings"
+
+	"github.com/parleymesh/parley/cmd/parley/term"
+	"github.com/parleymesh/parley/internal/audit"
+	"github.com/parleymesh/parley/internal/control/api"
+)
+
+// eventColumns are those of every list of events.
+var eventColumns = []term.Column{
+	{Stream: 2}, {Title: "TIME", Stream: 15, Drop: 2}, {Title: "WHO", Stream: 22, Min: 14}, {Title: "WHAT", Stream: 22, Min: 12, Drop: 3},
+	{Title: "REASON", Stream: 18, Min: 10, Drop: 1}, {Title: "ID", Stream: 26},
+}
+
+// eventCells is an event as a row. An event that this program cannot read, of a
+// newer server perhaps, is still shown by its place in its log.
+func (a *app) eventCells(e api.Entry) []any {
+	var ev audit.Event
+	if err := json.Unmarshal(e.Event, &ev); err != nil {
+		return []any{term.Unknown, "", e.Log, "unreadable", "", fmt.Sprint(e.Index)}
+	}
+	mark := term.OK
+	if ev.Outcome == audit.Denied || ev.Outcome == audit.Failure {
+		mark = term.No
+	}
+	at := term.Stamp(ev.Time)
+	if !a.term.Wide() {
+		at = ev.Time.UTC().Format("01-02T15:04:05Z") // the id in full is worth more than the year
+	}
+	return []any{mark, at, eventWho(&ev), eventWhat(&ev), ev.Reason, ev.ID}
+}
+
+// eventWho is the two sides of a call, or who acted.
+func eventWho(ev *audit.Event) string {
+	if ev.Call != nil || ev.Caller != nil || ev.Callee != nil {
+		to := party(ev.Callee)
+		if to == "" && ev.Call != nil {
+			to = ev.Call.Listener
+		}
+		return from(party(ev.Caller)) + " -> " + to
+	}
+	switch {
+	case ev.Actor == nil:
+		return ev.Reporter
+	case ev.Actor.User != "":
+		return ev.Actor.User
+	case ev.Actor.UID != nil:
+		return fmt.Sprintf("uid %d", *ev.Actor.UID)
+	}
+	return ev.Actor.System
+}
+
+func party(p *audit.Party) string {
+	switch {
+	case p == nil:
+		return ""
+	case p.Service != "":
+		return p.Service
+	case p.KeyName != "":
+		return "key " + p.KeyName
+	case !p.ID.IsZero():
+		return p.ID.String()
+	case p.PID != 0:
+		return fmt.Sprintf("pid %d", p.PID)
+	}
+	return p.Address
+}
+
+// eventWhat is the call, or the act and its object.
+func eventWhat(ev *audit.Event) string {
+	if ev.Call != nil && ev.Action == audit.Call {
+		if ev.Call.Method == "" {
+			return strings.ToUpper(ev.Call.Protocol) + " " + ev.Call.End
+		}
+		return ev.Call.Method + " " + ev.Call.Path
+	}
+	if ev.Object != nil && ev.Object.Name != "" {
+		return string(ev.Action) + " " + ev.Object.Name
+	}
+	return string(ev.Action)
+}
+
+// writeEvent shows one event in full, every field as it is stored.
+func (a *app) writeEvent(e *api.Entry) error {
+	cells := a.eventCells(*e)
+	a.term.Printf("%s  %s  %s\n", a.term.Mark(cells[0].(term.Mark)), cells[2], cells[3])
+	a.term.Printf("    log %s, entry %d, leaf %s\n\n", e.Log, e.Index, e.Leaf)
+	var b bytes.Buffer
+	if err := json.Indent(&b, e.Event, "", "  "); err != nil {
+		return fmt.Errorf("read the event: %w", err)
+	}
+	b.WriteByte('\n')
+	if err := a.term.Raw(b.Bytes()); err != nil {
+		return err
+	}
+	var ev audit.Event
+	if json.Unmarshal(e.Event, &ev) == nil && ev.Action == audit.Call {
+		a.term.Hintf("\nWhy it was decided so:  parley why %s\n", ev.ID)
+	}
+	return nil
+}

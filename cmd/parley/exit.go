@@ -1,0 +1,74 @@
+package main
+
+import (
+	"context"
+	"errors"
+
+	"github.com/parleymesh/parley/internal/fault"
+)
+
+// The exit codes, the whole table. They are decided in this file and nowhere else.
+const (
+	exitDone    = 0 // yes, done, as it should be
+	exitNo      = 1 // it was tried, and the answer is no
+	exitInput   = 2 // the command line or the mesh file is wrong
+	exitFailed  = 3 // it could not be found out or done
+	exitSignal  = 130
+	exitSummary = `0  yes, done, as it should be
+1  the answer is no: denied, broken, something needs you
+2  the command line or the mesh file is wrong
+3  it could not be found out: no server, no answer in time, not permitted`
+)
+
+// errNo is how a command that has said everything reports that the answer is no.
+var errNo = errors.New("the answer is no")
+
+// said is an error that the answer itself has told: a document is one document.
+type said struct{ error }
+
+// Unwrap is the error.
+func (s said) Unwrap() error { return s.error }
+
+// exit says what went wrong, if anything, and is the process's exit code.
+func (a *app) exit(ctx context.Context, err error) int {
+	code := exitCode(ctx, err)
+	var told said
+	if err == nil || errors.Is(err, errNo) || errors.As(err, &told) || code == exitSignal {
+		return code
+	}
+	t := a.term
+	if t == nil {
+		t = a.fallback()
+	}
+	t.Error(err, code)
+	return code
+}
+
+func exitCode(ctx context.Context, err error) int {
+	switch {
+	case err == nil:
+		return exitDone
+	case errors.Is(err, errNo):
+		return exitNo
+	case errors.Is(err, context.Canceled) && ctx.Err() != nil:
+		return exitSignal
+	}
+	for _, f := range fault.All(err) {
+		return faultExit(f.Code)
+	}
+	return exitFailed
+}
+
+// faultExit is the exit code of a fault: of a list, the first one's counts.
+func faultExit(c fault.Code) int {
+	switch c {
+	case fault.Usage, fault.NotFound:
+		return exitInput
+	case fault.Conflict, fault.CertUnusable, fault.LogBroken:
+		return exitNo
+	}
+	if len(c) == len("PAR-1000") && c[:len("PAR-1")] == "PAR-1" {
+		return exitInput
+	}
+	return exitFailed
+}

@@ -1,0 +1,131 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/parleymesh/parley/cmd/parley/term"
+	"github.com/parleymesh/parley/internal/control/api"
+)
+
+// A need is one thing that a person should look at.
+type need struct {
+	mark       term.Mark
+	text, next string
+}
+
+// needs is everything in a status that is not as it should be.
+func needs(s *api.Status) []need {
+	var list []need
+	state := func(st api.State, kind, name, note string) {
+		if st != api.StateOK {
+			list = append(list, need{stateMarks[st], fmt.Sprintf("%s %s is %s%s", kind, name, st, noted(note)), ""})
+		}
+	}
+	for _, v := range s.Services {
+		state(v.State, "service", v.Name, v.Note)
+	}
+	for _, v := range s.Gateways {
+		state(v.State, "gateway", v.Name, v.Note)
+	}
+	for _, v := range s.Listeners {
+		state(v.State, "listener", v.Name, v.Note)
+	}
+	for _, e := range s.Edges {
+		if p := protectionOf(e.Protection); p.rank >= protections["mixed"].rank {
+			list = append(list, need{p.mark, fmt.Sprintf("%s -> %s   not every call was mTLS", from(e.From), e.To), "see them:  parley audit search --to " + e.To})
+		}
+	}
+	if s.Audit.State != api.StateOK || s.Audit.Gaps > 0 {
+		list = append(list, need{term.No, "the audit log: " + auditWords(s), "check every hash:  parley audit verify"})
+	}
+	for _, f := range s.Findings {
+		place := ""
+		if f.File != "" {
+			place = fmt.Sprintf("%s:%d  ", f.File, f.Line)
+		}
+		next := f.Help
+		if next == "" && strings.HasPrefix(f.Code, "PAR-") {
+			next = "parley explain " + f.Code
+		}
+		list = append(list, need{term.Look, place + f.Message, next})
+	}
+	return list
+}
+
+func noted(note string) string {
+	if note == "" {
+		return ""
+	}
+	return ": " + note
+}
+
+// states counts the services by state, in words.
+func states(s *api.Status) string {
+	count := map[api.State]int{}
+	for _, v := range s.Services {
+		count[v.State]++
+	}
+	var words []string
+	for _, st := range []api.State{api.StateOK, api.StateWaiting, api.StateFailed} {
+		if count[st] > 0 {
+			words = append(words, fmt.Sprintf("%d %s", count[st], st))
+		}
+	}
+	if len(words) == 0 {
+		return "none"
+	}
+	return strings.Join(words, ", ")
+}
+
+// renewals says how many certificates live, when the next one is renewed and
+// whether one is late.
+func renewals(s *api.Status) string {
+	live, late := 0, 0
+	var next time.Time
+	see := func(notAfter, renews time.Time) {
+		if notAfter.After(s.Now) {
+			live++
+		}
+		switch {
+		case renews.IsZero():
+		case renews.Before(s.Now.Add(-time.Minute)):
+			late++
+		case next.IsZero() || renews.Before(next):
+			next = renews
+		}
+	}
+	for _, v := range s.Services {
+		see(v.NotAfter, v.RenewsAt)
+	}
+	for _, v := range s.Gateways {
+		see(v.NotAfter, v.RenewsAt)
+	}
+	text := fmt.Sprintf("%d live", live)
+	if !next.IsZero() {
+		text += ", next renewal " + term.Relative(maxTime(next, s.Now), s.Now)
+	}
+	if late > 0 {
+		return fmt.Sprintf("%s, %d LATE", text, late)
+	}
+	return text + ", none late"
+}
+
+func maxTime(x, y time.Time) time.Time {
+	if x.After(y) {
+		return x
+	}
+	return y
+}
+
+func auditWords(s *api.Status) string {
+	text := string(s.Audit.State) + ", " + plural(int(s.Audit.Entries), "1 entry", term.Number(s.Audit.Entries)+" entries")
+	if !s.Audit.Last.IsZero() {
+		text += ", last " + term.Relative(s.Audit.Last, s.Now)
+	}
+	if s.Audit.Gaps > 0 {
+		text += fmt.Sprintf(", %s LOST", term.Count(s.Audit.Gaps, "event"))
+	}
+	return text + noted(s.Audit.Note)
+}

@@ -1,0 +1,22 @@
+// Command caller answers each request with the name of the service that made it.
+package main
+
+import (
+	"fmt"
+	"log"
+	"net/http"
+
+	"github.com/parleymesh/parley"
+)
+
+func main() {
+	w := &parley.Workload{Allow: []string{"web"}}
+	l, err := w.Listen("tcp", "127.0.0.1:9443")
+	if err != nil {
+		log.Fatal(err)
+	}
+	log.Fatal(http.Serve(l, w.Handler(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		caller, _ := parley.CallerFrom(r.Context())
+		fmt.Fprintf(rw, "hello %s\n", caller.Service)
+	}))))
+}

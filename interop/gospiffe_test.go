@@ -1,0 +1,124 @@
+package interop
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/spiffe/go-spiffe/v2/svid/jwtsvid"
+	"github.com/spiffe/go-spiffe/v2/workloadapi"
+)
+
+// play is what this test binary does as a workload of its own: an unchanged
+// go-spiffe client.
+func play(role string) int {
+	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
+	defer cancel()
+	var err error
+	switch role {
+	case "fetch":
+		ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+		defer cancel()
+		_, err = workloadapi.FetchX509SVID(ctx)
+	case "watch":
+		err = watch(ctx)
+	default:
+		err = errors.New("no such role")
+	}
+	if err != nil {
+		fmt.Println(err)
+		return 1
+	}
+	return 0
+}
+
+// watch follows X.509 and JWT SVIDs through three renewals, and validates a
+// token with the bundle and with the Workload API.
+func watch(ctx context.Context) error {
+	x509Source, err := workloadapi.NewX509Source(ctx)
+	if err != nil {
+		return err
+	}
+	defer x509Source.Close()
+	jwtSource, err := workloadapi.NewJWTSource(ctx)
+	if err != nil {
+		return err
+	}
+	defer jwtSource.Close()
+	last := ""
+	for renewals := -1; renewals < 3; {
+		svid, err := x509Source.GetX509SVID()
+		if err != nil {
+			return err
+		}
+		if serial := svid.Certificates[0].SerialNumber.String(); serial != last {
+			renewals++
+			last = serial
+			fmt.Println("x509", svid.ID, serial)
+			if err := tryToken(ctx, jwtSource); err != nil {
+				return err
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("after %d renewals: %w", renewals, ctx.Err())
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+	return nil
+}
+
+func tryToken(ctx context.Context, source *workloadapi.JWTSource) error {
+	token, err := source.FetchJWTSVID(ctx, jwtsvid.Params{Audience: "spiffe://interop.example/other"})
+	if err != nil {
+		return err
+	}
+	parsed, err := jwtsvid.ParseAndValidate(token.Marshal(), source, []string{"spiffe://interop.example/other"})
+	if err != nil {
+		return fmt.Errorf("by the bundle: %w", err)
+	}
+	if _, err := workloadapi.ValidateJWTSVID(ctx, token.Marshal(), "spiffe://interop.example/other"); err != nil {
+		return fmt.Errorf("by the Workload API: %w", err)
+	}
+	if _, err := workloadapi.ValidateJWTSVID(ctx, token.Marshal(), "spiffe://interop.example/third"); err == nil {
+		return errors.New("a token for another audience was accepted")
+	}
+	fmt.Println("jwt", parsed.ID, parsed.Expiry.UTC())
+	return nil
+}
+
+// TestGoSPIFFEThroughThreeRenewals is the reference client, unchanged.
+func TestGoSPIFFEThroughThreeRenewals(t *testing.T) {
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	mine := filepath.Join(shortDir(t), "client")
+	run(t, "cp", self, mine)
+	r := start(t, fmt.Sprintf(`
+trust_domain: interop.example
+leaf_ttl: 12s
+services:
+  client:
+    runs_as: {exe: %s}
+    inbound: {listen: "127.0.0.1:%d", app: "127.0.0.1:1"}
+`, mine, freePort(t)))
+	cmd := exec.Command(mine)
+	cmd.Env = []string{"PARLEY_INTEROP_ROLE=watch", "SPIFFE_ENDPOINT_SOCKET=unix://" + r.socket()}
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("go-spiffe: %v\n%s", err, out)
+	}
+	if n := strings.Count(string(out), "x509 spiffe://interop.example/client"); n != 4 {
+		t.Errorf("%d X.509-SVIDs seen, want 4:\n%s", n, out)
+	}
+	if n := strings.Count(string(out), "jwt spiffe://interop.example/client"); n != 4 {
+		t.Errorf("%d JWT-SVIDs seen, want 4:\n%s", n, out)
+	}
+}
