@@ -2,136 +2,87 @@ package parley
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"net/http"
-	"sync"
-	"time"
 
-	"github.com/parleymesh/parley/internal/clock"
-	"github.com/parleymesh/parley/internal/identity"
 	"github.com/parleymesh/parley/internal/mtls"
-	"github.com/parleymesh/parley/internal/workload/client"
 )
 
-var errNotAllowed = errors.New("the caller is not among those that Allow names")
-
-// Dial connects to service at addr (host:port) over mutual TLS. The other side
-// must prove that it is exactly that service: its name in this trust domain
-// ("payments"), or a whole SPIFFE ID. What addr resolves to proves nothing. The
-// service may still refuse this process; that error comes with the first Read.
+// Dial connects to service at a TCP address. It fails unless the other side
+// proves to be exactly that service. service is a name of this process's trust
+// domain ("orders") or a SPIFFE ID.
+//
+// Whether the service accepts this process shows with the first Read: in TLS 1.3
+// a client's handshake is complete before the server has judged it.
 func (w *Workload) Dial(ctx context.Context, service, addr string) (net.Conn, error) {
-	if err := w.Start(ctx); err != nil {
-		return nil, err
-	}
-	id, err := w.serviceID(service)
+	r, err := w.start(ctx)
 	if err != nil {
 		return nil, err
 	}
-	// A nil *tls.Conn must not become a net.Conn that is not nil.
-	c, err := w.dialer(id).DialContext(ctx, "tcp", addr)
+	c, err := r.callee(service)
+	if err != nil {
+		return nil, err
+	}
+	conn, err := c.raw.DialContext(ctx, "tcp", addr)
 	if err != nil {
 		return nil, fmt.Errorf("parley: dial %s: %w", service, err)
 	}
-	return c, nil
+	return conn, nil
 }
 
-func (w *Workload) serviceID(service string) (identity.ID, error) {
-	own, err := w.source.Credential()
-	if err != nil {
-		return identity.ID{}, fmt.Errorf("parley: %w", err)
-	}
-	id, err := parseID(own.ID.TrustDomain(), service)
-	if err != nil {
-		return identity.ID{}, fmt.Errorf("parley: service: %w", err)
-	}
-	return id, nil
+// HTTPClient is a client of service, by HTTP/2 or HTTP/1.1. Its URLs are https
+// and their hosts addresses of the service; whoever answers there has to prove
+// to be it. Proxies of the environment are not used. All clients of a service
+// share their connections, which are replaced as certificates renew.
+func (w *Workload) HTTPClient(service string) *http.Client {
+	return &http.Client{Transport: roundTripper{w, service}}
 }
 
-// dialer is kept for each service, and its TLS sessions with it.
-func (w *Workload) dialer(id identity.ID) *mtls.Dialer {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	d, ok := w.dialers[id]
-	if !ok {
-		d = mtls.NewDialer(w.source, id, clock.System{})
-		w.dialers[id] = d
-	}
-	return d
+type roundTripper struct {
+	w       *Workload
+	service string
 }
-
-// HTTPClient is a client whose https requests go to service and to nobody else,
-// whatever host their URL names: the URL's host and port say only where to
-// connect. Redirects are not followed. It has no timeout of its own: use the
-// request's context, or set one.
-func (w *Workload) HTTPClient(service string) (*http.Client, error) {
-	source, err := w.started()
-	if err != nil {
-		return nil, err
-	}
-	id, err := w.serviceID(service)
-	if err != nil {
-		return nil, err
-	}
-	return &http.Client{
-		Transport:     &transport{source: source, dialer: mtls.NewDialer(source, id, clock.System{}, "h2", "http/1.1")},
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-	}, nil
-}
-
-// transport keeps one pool of connections for each credential, so that no
-// request goes out on a connection whose certificate has ended.
-type transport struct {
-	source *client.Client
-	dialer *mtls.Dialer
-
-	mu         sync.Mutex // guards what follows
-	credential *identity.Credential
-	pool       *http.Transport
-}
-
-// errPlaintext is for a URL that would leave the process unprotected.
-var errPlaintext = errors.New("parley: the URL is not https")
 
 // RoundTrip implements http.RoundTripper.
-func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
-	if r.URL.Scheme != "https" {
-		if r.Body != nil {
-			r.Body.Close()
+func (t roundTripper) RoundTrip(req *http.Request) (*http.Response, error) {
+	h, err := t.transport(req.Context())
+	if err != nil {
+		if req.Body != nil {
+			_ = req.Body.Close()
 		}
-		return nil, errPlaintext
+		return nil, err
 	}
-	return t.current().RoundTrip(r)
+	return h.RoundTrip(req)
 }
 
-// CloseIdleConnections is what http.Client.CloseIdleConnections calls.
-func (t *transport) CloseIdleConnections() { t.current().CloseIdleConnections() }
+func (t roundTripper) transport(ctx context.Context) (*http.Transport, error) {
+	r, err := t.w.start(ctx)
+	if err != nil {
+		return nil, err
+	}
+	c, err := r.callee(t.service)
+	if err != nil {
+		return nil, err
+	}
+	return c.transport()
+}
 
-func (t *transport) current() *http.Transport {
-	// Without a credential the pool stays, and its dials say what is wrong.
-	cred, err := t.source.Credential()
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.pool != nil && (err != nil || cred == t.credential) {
-		return t.pool
+// callee is the service called name, or of that SPIFFE ID.
+func (r *running) callee(name string) (*callee, error) {
+	id, err := r.named(name)
+	if err != nil {
+		return nil, fmt.Errorf("parley: service %q: %w", name, err)
 	}
-	if t.pool != nil {
-		// Requests under way end on it; it then closes within its idle time.
-		t.pool.CloseIdleConnections()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.closed {
+		return nil, ErrClosed
 	}
-	t.credential = cred
-	t.pool = &http.Transport{
-		DialTLSContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
-			c, err := t.dialer.DialContext(ctx, network, addr)
-			if err != nil {
-				return nil, err
-			}
-			return c, nil
-		},
-		ForceAttemptHTTP2:   true,
-		MaxIdleConnsPerHost: 16,
-		IdleConnTimeout:     time.Minute,
+	c := r.callees[id]
+	if c == nil {
+		c = &callee{r: r, raw: mtls.NewDialer(r.src, id, r.clk), http: mtls.NewDialer(r.src, id, r.clk, mtls.HTTP2, mtls.HTTP1)}
+		r.callees[id] = c
 	}
-	return t.pool
+	return c, nil
 }

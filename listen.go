@@ -2,49 +2,57 @@ package parley
 
 import (
 	"context"
-	"encoding/json"
+	"crypto/tls"
+	"errors"
 	"net"
-	"net/http"
 	"net/netip"
+	"sync"
 
 	"github.com/parleymesh/parley/internal/call"
-	"github.com/parleymesh/parley/internal/clock"
-	"github.com/parleymesh/parley/internal/identity"
 	"github.com/parleymesh/parley/internal/mtls"
 )
 
-// Listen is net.Listen with mutual TLS: Accept yields connections (*tls.Conn,
-// handshake complete) of callers that Allow names, and closes all others.
-func (w *Workload) Listen(network, address string) (net.Listener, error) {
-	source, err := w.started()
+// Listen announces on a local address, as net.Listen does, for the callers in
+// Allow. Accept yields a *tls.Conn after its handshake; who is on the other side
+// is CallerOf's answer for it. A raw protocol needs no more; for HTTP, serve it
+// through Handler: HTTP/1.1 and HTTP/2 are both offered.
+//
+// The caller is checked once a connection here. Handler checks each request.
+func (w *Workload) Listen(network, addr string) (net.Listener, error) {
+	r, err := w.start(context.Background())
 	if err != nil {
 		return nil, err
 	}
-	inner, err := net.Listen(network, address)
+	inner, err := net.Listen(network, addr)
 	if err != nil {
 		return nil, err
 	}
-	log := w.logger()
-	l := &listener{workload: w, Listener: mtls.NewListener(inner, mtls.Server(source, clock.System{}, "h2", "http/1.1"), mtls.ListenerConfig{
-		Clock: clock.System{},
-		Refused: func(remote netip.AddrPort, err error, peer call.Peer) {
-			log.Warn("handshake refused", "remote", remote.String(), "claimed", peer.ID.String(), "error", err.Error())
-		},
-	})}
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.closed {
-		l.Listener.Close()
+	// The handshake admits every member of the mesh, so that one who may not
+	// call gets an answer where the protocol has one.
+	l := &listener{r: r, Listener: mtls.NewListener(inner,
+		mtls.Server(r.src, r.clk, mtls.HTTP2, mtls.HTTP1),
+		mtls.ListenerConfig{Clock: r.clk, Refused: r.handshakeRefused})}
+	r.mu.Lock()
+	r.open[l] = true
+	closed := r.closed
+	r.mu.Unlock()
+	if closed {
+		_ = l.Close()
 		return nil, ErrClosed
 	}
-	w.open[l] = struct{}{}
 	return l, nil
 }
 
-// listener lets only those callers in that the workload allows.
+func (r *running) handshakeRefused(remote netip.AddrPort, err error, peer call.Peer) {
+	r.log.Info("handshake refused", "remote", remote.String(), "claimed", peer.ID.String(), "error", err)
+}
+
+// A listener yields only connections of allowed callers.
 type listener struct {
 	net.Listener
-	workload *Workload
+	r    *running
+	once sync.Once
+	err  error
 }
 
 // Accept implements net.Listener.
@@ -54,91 +62,26 @@ func (l *listener) Accept() (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		peer, _ := mtls.ConnFacts(c)
-		if l.workload.allows(peer.ID) {
-			return c, nil
+		t, ok := c.(*tls.Conn)
+		if !ok {
+			_ = c.Close()
+			return nil, errors.New("parley: not a TLS connection")
 		}
-		l.workload.logger().Warn("caller not allowed", "caller", peer.ID.String(), "remote", c.RemoteAddr().String())
-		c.Close()
+		id, err := l.r.peers.verify(l.r, t.ConnectionState())
+		if err == nil && l.r.allow[id] {
+			return t, nil
+		}
+		l.r.deny.take(t)
 	}
 }
 
 // Close implements net.Listener.
 func (l *listener) Close() error {
-	l.workload.mu.Lock()
-	delete(l.workload.open, l)
-	l.workload.mu.Unlock()
-	return l.Listener.Close()
-}
-
-func (w *Workload) allows(id identity.ID) bool {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.allowed[id]
-}
-
-// A Caller is who made a request, as its certificate proves.
-type Caller struct {
-	// ID is the whole SPIFFE ID.
-	ID string
-	// Service is the ID's path without the leading slash: the service's name.
-	Service string
-	// Serial is of the certificate, in lower-case hexadecimal.
-	Serial string
-}
-
-type callerKey struct{}
-
-// CallerFrom is the caller of the request that ctx belongs to; false where the
-// request did not come through a Handler.
-func CallerFrom(ctx context.Context) (Caller, bool) {
-	c, ok := ctx.Value(callerKey{}).(Caller)
-	return c, ok
-}
-
-// Handler lets requests through to next whose TLS client certificate verifies
-// now and names a caller that Allow names; CallerFrom then says who it is. All
-// others are answered 403 (RFC 9457). It trusts nothing but the certificates of
-// the request's own connection, so it is safe behind any http.Server, and
-// refuses everything behind one without TLS.
-func (w *Workload) Handler(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
-		c, err := w.caller(r)
-		if err != nil {
-			w.logger().Warn("request refused", "remote", r.RemoteAddr, "caller", c.ID, "error", err.Error())
-			forbid(rw)
-			return
-		}
-		next.ServeHTTP(rw, r.WithContext(context.WithValue(r.Context(), callerKey{}, c)))
+	l.once.Do(func() {
+		l.r.mu.Lock()
+		delete(l.r.open, l)
+		l.r.mu.Unlock()
+		l.err = l.Listener.Close()
 	})
-}
-
-func (w *Workload) caller(r *http.Request) (Caller, error) {
-	source, err := w.started()
-	if err != nil {
-		return Caller{}, err
-	}
-	if r.TLS == nil {
-		return Caller{}, identity.ErrNoCredential
-	}
-	id, err := source.Trust().Verify(r.TLS.PeerCertificates, clock.System{}.Now())
-	c := Caller{ID: id.String(), Service: id.Name()}
-	if err != nil {
-		return c, err
-	}
-	if !w.allows(id) {
-		return c, errNotAllowed
-	}
-	c.Serial = identity.Serial(r.TLS.PeerCertificates[0])
-	return c, nil
-}
-
-// forbid answers without a word about who else may.
-func forbid(rw http.ResponseWriter) {
-	rw.Header().Set("Content-Type", "application/problem+json")
-	rw.Header().Set("Cache-Control", "no-store")
-	rw.WriteHeader(http.StatusForbidden)
-	_ = json.NewEncoder(rw).Encode(map[string]any{ // the client went away
-		"type": "urn:parley:problem:call_not_allowed", "title": "This call is not allowed", "status": http.StatusForbidden, "code": "call_not_allowed",
-	})
+	return l.err
 }

@@ -1,212 +1,241 @@
-// Package parley is the Go SDK of Parley: a program that uses it speaks mutual
-// TLS itself, with the identity that the agent of its host gives it, and needs
-// no sidecar.
-//
-// A program is one Workload:
+// Package parley puts a Go program into a Parley mesh without a sidecar: its
+// connections are mutual TLS 1.3 under the identity that the agent of the host
+// gives this process, and nobody calls it who is not allowed to.
 //
 //	w := &parley.Workload{Allow: []string{"web"}}
 //	l, err := w.Listen("tcp", ":9443")
-//	...
-//	http.Serve(l, w.Handler(mux))
+//	if err != nil { ... }
+//	http.Serve(l, w.Handler(handler))
 //
-// and calls others by name:
+// # Who this process is
 //
-//	client, err := w.HTTPClient("payments")
-//	...
-//	client.Post("https://10.0.4.9:9443/charge", "application/json", body)
+// The agent decides, from what the kernel says of the process: there is nothing
+// to configure and no key to keep. The process needs a service in the mesh file
+// whose runs_as it matches, and the socket of the agent's SPIFFE Workload API, in
+// the environment variable SPIFFE_ENDPOINT_SOCKET or in Workload.Socket. The
+// first use waits until the agent has an identity for the process and says in the
+// log why it waits; certificates then renew by themselves, without a dropped
+// connection.
 //
-// # Identity
+// # Calling
 //
-// The credential comes from the SPIFFE Workload API: the agent asks the kernel
-// which process connected and gives it the SVID of the service that it is. There
-// is no secret to configure. Certificates are renewed by themselves; connections
-// that are open outlive them, and new ones use the new certificate.
+// Dial and HTTPClient call one service by its name. The connection is only made
+// if the other side proves that it is exactly that service; the address is just
+// where to find it.
 //
-// # Who may call
+//	orders := w.HTTPClient("orders")
+//	resp, err := orders.Get("https://10.0.0.7:9443/orders/7")
 //
-// Allow names them; an empty Allow lets nobody in. The other side's certificate
-// is verified in full on every handshake, also on resumed ones. A caller that is
-// not allowed gets no byte of the program from Listen, and a 403 from Handler.
+// # Being called
+//
+// Listen yields connections of the callers in Allow and of nobody else. A caller
+// who is not in it and speaks HTTP gets 403 with an application/problem+json
+// body (RFC 9457) and a decision id that is in the log too; any other is cut off.
+// Handler checks each request once more, so that a caller whose certificate has
+// ended meanwhile is refused, and puts the Caller into the request's context.
 //
 // # What it does not do
 //
-// The rules of the mesh file, its bans, and the audit log are the sidecar's: a
-// program with the SDK decides by its own Allow and logs what it refuses.
-//
-// # Compatibility
-//
-// Exported names keep their meaning within a major version; fields are only
-// added, and their zero value is what was before.
+// Rules in the mesh file, with their methods and paths, and the audit log are the
+// sidecar's. A program that uses this package allows by caller, in Allow, and
+// decides the rest itself.
 package parley
 
 import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"strings"
 	"sync"
-	"time"
+	"sync/atomic"
 
 	"github.com/parleymesh/parley/internal/clock"
 	"github.com/parleymesh/parley/internal/identity"
-	"github.com/parleymesh/parley/internal/mtls"
 	"github.com/parleymesh/parley/internal/workload/client"
 )
 
-// DefaultSocket is where an agent serves the Workload API if nobody says
-// otherwise.
-const DefaultSocket = "/run/parley/workload.sock"
+// ErrClosed says that the Workload was closed; it is net.ErrClosed too.
+var ErrClosed = fmt.Errorf("parley: the workload is closed: %w", net.ErrClosed)
 
-// startTime bounds how long Listen, Dial and HTTPClient wait for the first
-// credential where Start was not called.
-const startTime = 30 * time.Second
-
-// ErrClosed is what a Workload's methods return after Close.
-var ErrClosed = errors.New("parley: the workload is closed")
-
-// A Workload is this process as a member of the mesh. Its fields are read by the
-// first method that is called and must not change after it. Methods are safe for
+// A Workload is this process as a member of the mesh. The zero value is ready
+// for use: it starts with its first use, may call others, and may be called by
+// nobody. Set the fields before that and do not copy it. It is safe for
 // concurrent use.
 type Workload struct {
-	// Socket is the path of the SPIFFE Workload API, or the same as a URL,
-	// unix:///run/parley/workload.sock. Empty means the environment variable
-	// SPIFFE_ENDPOINT_SOCKET (SPIFFE_Workload_Endpoint.md section 4), and without
-	// it DefaultSocket.
+	// Socket is the agent's Workload API: unix:// and an absolute path. Empty
+	// means the environment variable SPIFFE_ENDPOINT_SOCKET.
 	Socket string
-	// Allow names who may call: services of this trust domain ("web"), gateways
-	// ("gateway/edge"), or whole SPIFFE IDs. Empty means nobody.
+
+	// Allow are the callers that are let in, by service name ("web") or by
+	// SPIFFE ID ("spiffe://partner.example/billing"). Empty means nobody.
 	Allow []string
-	// Logger gets what is refused and what fails in the background. Nil logs
-	// nothing.
+
+	// Logger gets refused callers and trouble with the agent. Nil means
+	// slog.Default.
 	Logger *slog.Logger
 
-	mu      sync.Mutex // guards what follows
-	source  *client.Client
-	allowed map[identity.ID]bool
-	dialers map[identity.ID]*mtls.Dialer
-	open    map[net.Listener]struct{}
-	closed  bool
+	once    sync.Once
+	turn    chan struct{}   // held to start and to close
+	ended   context.Context // ends with Close
+	end     context.CancelFunc
+	running atomic.Pointer[running]
 }
 
-// Start connects to the Workload API and waits for this process's first
-// credential, as long as ctx lasts. The other methods call it by themselves; call
-// it first to choose how long to wait. A failed Start may be tried again.
+// running is what a started Workload has.
+type running struct {
+	src   *client.Client
+	clk   clock.Clock
+	log   *slog.Logger
+	allow map[identity.ID]bool
+	peers verified
+	deny  *denier
+
+	mu      sync.Mutex // guards what follows
+	closed  bool
+	open    map[*listener]bool
+	callees map[identity.ID]*callee
+}
+
+// Start waits until the agent has an identity for this process. Calling it is
+// optional: Listen, Dial and the first request of an HTTPClient do so where it
+// has not been done.
 func (w *Workload) Start(ctx context.Context) error {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.closed {
+	_, err := w.start(ctx)
+	return err
+}
+
+func (w *Workload) prepare() {
+	w.once.Do(func() {
+		w.turn = make(chan struct{}, 1)
+		w.ended, w.end = context.WithCancel(context.Background())
+	})
+}
+
+func (w *Workload) start(ctx context.Context) (*running, error) {
+	w.prepare()
+	if w.ended.Err() != nil {
+		return nil, ErrClosed
+	}
+	if r := w.running.Load(); r != nil {
+		return r, nil
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(w.ended, cancel)()
+	select {
+	case w.turn <- struct{}{}:
+	case <-ctx.Done():
+		return nil, w.why(ctx.Err())
+	}
+	defer func() { <-w.turn }()
+	if w.ended.Err() != nil {
+		return nil, ErrClosed
+	}
+	if r := w.running.Load(); r != nil {
+		return r, nil
+	}
+	r, err := w.run(ctx)
+	if err != nil {
+		return nil, w.why(err)
+	}
+	w.running.Store(r)
+	return r, nil
+}
+
+func (w *Workload) run(ctx context.Context) (*running, error) {
+	socket := w.Socket
+	if socket == "" {
+		socket = client.EnvSocket()
+	}
+	log := w.Logger
+	if log == nil {
+		log = slog.Default()
+	}
+	src, err := client.Dial(ctx, client.Config{Socket: socket, Clock: clock.System{}, Logger: log})
+	if err != nil {
+		return nil, err
+	}
+	r := &running{
+		src: src, clk: clock.System{}, log: log,
+		allow: map[identity.ID]bool{}, open: map[*listener]bool{}, callees: map[identity.ID]*callee{},
+	}
+	r.deny = newDenier(r)
+	for _, name := range w.Allow {
+		id, err := r.named(name)
+		if err != nil {
+			return nil, errors.Join(fmt.Errorf("allow %q: %w", name, err), r.close())
+		}
+		r.allow[id] = true
+	}
+	return r, nil
+}
+
+// why is err, or that the Workload was closed, which ended everything.
+func (w *Workload) why(err error) error {
+	if w.ended.Err() != nil {
 		return ErrClosed
 	}
-	if w.source != nil {
-		return nil
+	return fmt.Errorf("parley: %w", err)
+}
+
+// Close ends every listener and idle connection and gives up the identity.
+// Connections that were accepted or dialled are their owners' to close.
+func (w *Workload) Close() error {
+	w.prepare()
+	w.end()
+	w.turn <- struct{}{} // a start under way has ended
+	defer func() { <-w.turn }()
+	if r := w.running.Load(); r != nil {
+		return r.close()
 	}
-	source, err := client.Dial(ctx, client.Config{Socket: w.socket(), Clock: clock.System{}, Logger: w.logger()})
-	if err != nil {
-		return fmt.Errorf("parley: %w", err)
-	}
-	allowed, err := w.resolve(source)
-	if err != nil {
-		return errors.Join(err, source.Close())
-	}
-	w.source, w.allowed = source, allowed
-	w.dialers, w.open = map[identity.ID]*mtls.Dialer{}, map[net.Listener]struct{}{}
 	return nil
 }
 
-// started is Start where nobody called it.
-func (w *Workload) started() (*client.Client, error) {
-	ctx, done := context.WithTimeout(context.Background(), startTime)
-	defer done()
-	if err := w.Start(ctx); err != nil {
-		return nil, err
+// ID is this process's SPIFFE ID, empty before the Workload has started.
+func (w *Workload) ID() string {
+	if r := w.running.Load(); r != nil {
+		return r.id().String()
 	}
-	return w.source, nil
+	return ""
 }
 
-// resolve turns the names of Allow into identities.
-func (w *Workload) resolve(source identity.Source) (map[identity.ID]bool, error) {
-	own, err := source.Credential()
-	if err != nil {
-		return nil, fmt.Errorf("parley: %w", err)
-	}
-	allowed := make(map[identity.ID]bool, len(w.Allow))
-	for _, name := range w.Allow {
-		id, err := parseID(own.ID.TrustDomain(), name)
-		if err != nil {
-			return nil, fmt.Errorf("parley: Allow: %w", err)
-		}
-		allowed[id] = true
-	}
-	return allowed, nil
-}
+func (r *running) id() identity.ID { return r.src.ID() }
 
-// parseID is a service's name in td, or a whole SPIFFE ID.
-func parseID(td identity.TrustDomain, name string) (identity.ID, error) {
-	if strings.Contains(name, "://") {
+// named is the identity of a service of our trust domain, or of anybody by SPIFFE ID.
+func (r *running) named(name string) (identity.ID, error) {
+	if strings.HasPrefix(name, "spiffe://") {
 		id, err := identity.ParseID(name)
 		if err == nil && id.Path() == "" {
-			err = fmt.Errorf("%q: %w", name, identity.ErrNoPath)
+			err = identity.ErrNoPath
 		}
 		return id, err
 	}
-	return identity.NewID(td, "/"+name)
+	return identity.ServiceID(r.id().TrustDomain(), name)
 }
 
-func (w *Workload) socket() string {
-	s := w.Socket
-	if s == "" {
-		s = client.EnvSocket()
-	}
-	if s == "" {
-		s = DefaultSocket
-	}
-	if strings.HasPrefix(s, "/") {
-		s = "unix://" + s
-	}
-	return s
-}
-
-func (w *Workload) logger() *slog.Logger {
-	if w.Logger == nil {
-		return slog.New(slog.DiscardHandler)
-	}
-	return w.Logger
-}
-
-// ID is this process's SPIFFE ID, empty before Start.
-func (w *Workload) ID() string {
-	w.mu.Lock()
-	source := w.source
-	w.mu.Unlock()
-	if source == nil {
-		return ""
-	}
-	cred, err := source.Credential()
-	if err != nil {
-		return ""
-	}
-	return cred.ID.String()
-}
-
-// Close closes the Workload's listeners and its connection to the agent.
-// Connections that were accepted or dialled stay open until they are closed.
-func (w *Workload) Close() error {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.closed {
+func (r *running) close() error {
+	r.mu.Lock()
+	if r.closed {
+		r.mu.Unlock()
 		return nil
 	}
-	w.closed = true
+	r.closed = true
+	var all []io.Closer
+	for l := range r.open {
+		all = append(all, l)
+	}
+	for _, c := range r.callees {
+		all = append(all, c)
+	}
+	r.mu.Unlock()
 	var errs []error
-	for l := range w.open {
-		if err := l.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
+	for _, c := range append(all, r.deny, r.src) {
+		if err := c.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
 			errs = append(errs, err)
 		}
-	}
-	if w.source != nil {
-		errs = append(errs, w.source.Close())
 	}
 	return errors.Join(errs...)
 }

@@ -13,8 +13,12 @@ import (
 
 // eventColumns are those of every list of events.
 var eventColumns = []term.Column{
-	{Stream: 2}, {Title: "TIME", Stream: 15, Drop: 2}, {Title: "WHO", Stream: 22, Min: 14}, {Title: "WHAT", Stream: 22, Min: 12, Drop: 3},
-	{Title: "REASON", Stream: 18, Min: 10, Drop: 1}, {Title: "ID", Stream: 26},
+	{Stream: 2},
+	{Title: "TIME", Stream: 15, Drop: 2},
+	{Title: "WHO", Stream: 22, Min: 14},
+	{Title: "WHAT", Stream: 22, Min: 12, Drop: 3},
+	{Title: "REASON", Stream: 18, Min: 10, Drop: 1},
+	{Title: "ID", Stream: 26},
 }
 
 // eventCells is an event as a row. An event that this program cannot read, of a

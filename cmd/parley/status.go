@@ -111,8 +111,13 @@ func (a *app) writeEdges(s *api.Status) {
 		return cmp.Compare(protectionOf(x.Protection).rank, protectionOf(y.Protection).rank)
 	})
 	tab := &term.Table{Columns: []term.Column{
-		{}, {Title: "FROM", Min: 12}, {Title: "TO", Min: 12}, {Title: "PROTECTION"},
-		{Title: "CALLS", Right: true, Drop: 3}, {Title: "REFUSED", Right: true, Drop: 2}, {Title: "NOTE", Min: 24, Drop: 1},
+		{},
+		{Title: "FROM", Min: 12},
+		{Title: "TO", Min: 12},
+		{Title: "PROTECTION"},
+		{Title: "CALLS", Right: true, Drop: 3},
+		{Title: "REFUSED", Right: true, Drop: 2},
+		{Title: "NOTE", Min: 24, Drop: 1},
 	}}
 	for _, e := range edges {
 		p := protectionOf(e.Protection)

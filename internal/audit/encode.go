@@ -3,7 +3,6 @@ package audit
 import (
 	"errors"
 	"fmt"
-	"slices"
 	"strconv"
 	"time"
 )
@@ -125,7 +124,8 @@ func (w *writer) party(key string, p *Party) {
 	w.open(key)
 	w.opt(`,"service":`, p.Service)
 	if !p.ID.IsZero() {
-		w.quote(`,"id":`, p.ID.String()) // ASCII, 2048 bytes at most, nothing to escape
+		w.key(`,"id":`)
+		w.quote(p.ID.String()) // ASCII, 2048 bytes at most, nothing to escape
 	}
 	w.opt(`,"serial":`, p.Serial)
 	w.opt(`,"fingerprint":`, p.Fingerprint)
@@ -216,27 +216,18 @@ func (w *writer) long(key, s string) {
 }
 
 func (w *writer) text(key, s string, limit int) {
+	w.key(key)
 	if len(s) <= limit && plain(s) {
-		w.quote(key, s)
+		w.quote(s)
 		return
 	}
-	w.key(key)
 	w.buf = appendString(w.buf, cut(s, limit))
 }
 
-// quote writes a key and a string that needs no escape, in one step: nearly all
-// of an event is such pairs.
-func (w *writer) quote(key, s string) {
-	n := len(w.buf)
-	if w.buf[n-1] == '{' {
-		key = key[1:]
-	}
-	b := slices.Grow(w.buf, len(key)+len(s)+2)[:n+len(key)+len(s)+2]
-	n += copy(b[n:], key)
-	b[n] = '"'
-	n += 1 + copy(b[n+1:], s)
-	b[n] = '"'
-	w.buf = b
+func (w *writer) quote(s string) {
+	w.buf = append(w.buf, '"')
+	w.buf = append(w.buf, s...)
+	w.buf = append(w.buf, '"')
 }
 
 func (w *writer) num(key string, n int64) {

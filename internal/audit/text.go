@@ -31,33 +31,24 @@ func cut(s string, limit int) string {
 }
 
 // plain says that s is printable ASCII without a quote or a backslash: valid
-// UTF-8 and its own JSON encoding, as nearly every string of an event is.
+// UTF-8 and its own JSON encoding, as nearly every string of an event is. It
+// looks at eight bytes at a time: a byte's high bit is set in x if it is not
+// ASCII, in the differences if it is below a space, a quote or a backslash.
 func plain(s string) bool {
-	if len(s) < 8 {
-		for i := range len(s) {
-			if c := s[i]; c < ' ' || c >= utf8.RuneSelf || c == '"' || c == '\\' {
-				return false
-			}
-		}
-		return true
-	}
-	for i := 0; i < len(s)-8; i += 8 {
-		if !plain8(s[i : i+8]) {
+	const ones, high = 0x0101010101010101, 0x8080808080808080
+	for ; len(s) >= 8; s = s[8:] {
+		x := uint64(s[0]) | uint64(s[1])<<8 | uint64(s[2])<<16 | uint64(s[3])<<24 |
+			uint64(s[4])<<32 | uint64(s[5])<<40 | uint64(s[6])<<48 | uint64(s[7])<<56
+		if (x|(x-ones*' ')|((x^ones*'"')-ones)|((x^ones*'\\')-ones))&high != 0 {
 			return false
 		}
 	}
-	return plain8(s[len(s)-8:]) // overlaps what was looked at
-}
-
-// plain8 is plain for eight bytes. A byte's high bit is set in x if it is not
-// ASCII, in the differences if it is below a space, a quote or a backslash. A
-// borrow from the byte below can set it too, but only if that one's is set.
-func plain8(s string) bool {
-	const ones, high = 0x0101010101010101, 0x8080808080808080
-	_ = s[7]
-	x := uint64(s[0]) | uint64(s[1])<<8 | uint64(s[2])<<16 | uint64(s[3])<<24 |
-		uint64(s[4])<<32 | uint64(s[5])<<40 | uint64(s[6])<<48 | uint64(s[7])<<56
-	return (x|(x-ones*' ')|((x^ones*'"')-ones)|((x^ones*'\\')-ones))&high == 0
+	for i := range len(s) {
+		if c := s[i]; c < ' ' || c >= utf8.RuneSelf || c == '"' || c == '\\' {
+			return false
+		}
+	}
+	return true
 }
 
 // appendString appends s as a JSON string exactly as encoding/json does without

@@ -95,10 +95,6 @@ func (a *app) withSVID(ctx context.Context, q ask) (answer, error) {
 	if q.Op == "svid" {
 		return own, nil
 	}
-	client, err := w.HTTPClient(q.Service)
-	if err != nil {
-		return own, err
-	}
 	req, err := http.NewRequestWithContext(ctx, q.Method, "https://"+q.Addr+q.Path, nil)
 	if err != nil {
 		return own, err
@@ -106,7 +102,7 @@ func (a *app) withSVID(ctx context.Context, q ask) (answer, error) {
 	for k, v := range q.Header {
 		req.Header.Set(k, v)
 	}
-	resp, err := client.Do(req)
+	resp, err := w.HTTPClient(q.Service).Do(req)
 	if err != nil {
 		return own, err
 	}

@@ -123,7 +123,8 @@ func emptyFixture(tb testing.TB) *fixture {
 	f.snap = &snapshot.Snapshot{
 		Version: snapshot.Version, Revision: 7, Members: members,
 		Services: []snapshot.Service{
-			{Name: "ledger", ID: ledger}, {Name: "orders", ID: orders},
+			{Name: "ledger", ID: ledger},
+			{Name: "orders", ID: orders},
 			{Name: "web", ID: web, Outbound: []snapshot.Outbound{{To: "orders", ToID: orders}}},
 		},
 		Gateways: []snapshot.Gateway{{Name: "edge", ID: edge, Routes: []snapshot.Route{

@@ -28,8 +28,15 @@ func TestDistance(t *testing.T) {
 		limit int
 		want  int
 	}{
-		{"", "", 9, 0}, {"abc", "abc", 9, 0}, {"abc", "acb", 9, 1}, {"abc", "ab", 9, 1}, {"abc", "xyz", 9, 3},
-		{"kitten", "sitting", 9, 3}, {"kitten", "sitting", 2, 2}, {"a", "abcdef", 3, 3}, {"ab", "ba", 9, 1},
+		{"", "", 9, 0},
+		{"abc", "abc", 9, 0},
+		{"abc", "acb", 9, 1},
+		{"abc", "ab", 9, 1},
+		{"abc", "xyz", 9, 3},
+		{"kitten", "sitting", 9, 3},
+		{"kitten", "sitting", 2, 2},
+		{"a", "abcdef", 3, 3},
+		{"ab", "ba", 9, 1},
 	}
 	for _, tt := range tests {
 		if got := mesh.Distance(tt.a, tt.b, tt.limit); got != tt.want {

@@ -30,7 +30,7 @@ func TestSlowHandshakes(t *testing.T) {
 	if _, err := exchange(m.dialer, s.addr); err != nil {
 		t.Fatal(err)
 	}
-	if err, _ := s.lastRefusal(t); !errors.Is(err, mtls.ErrCrowded) {
+	if _, err := s.lastRefusal(t); !errors.Is(err, mtls.ErrCrowded) {
 		t.Errorf("recorded %v", err)
 	}
 	_ = idle[0].SetReadDeadline(time.Now().Add(5 * time.Second))
@@ -51,7 +51,7 @@ func TestHandshakeTimeout(t *testing.T) {
 	_ = c.SetReadDeadline(time.Now().Add(5 * time.Second))
 	_, _ = io.ReadAll(c)
 	var timeout net.Error
-	if err, _ := s.lastRefusal(t); !errors.As(err, &timeout) || !timeout.Timeout() {
+	if _, err := s.lastRefusal(t); !errors.As(err, &timeout) || !timeout.Timeout() {
 		t.Errorf("recorded %v", err)
 	}
 }

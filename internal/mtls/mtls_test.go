@@ -70,20 +70,20 @@ func serve(t *testing.T, cfg *tls.Config, lc mtls.ListenerConfig) *server {
 	return s
 }
 
-func (s *server) lastRefusal(t *testing.T) (error, call.Peer) {
+func (s *server) lastRefusal(t *testing.T) (call.Peer, error) {
 	t.Helper()
 	for range 200 {
 		s.mu.Lock()
 		n := len(s.refused)
 		if n > 0 {
 			defer s.mu.Unlock()
-			return s.refused[n-1], s.claims[n-1]
+			return s.claims[n-1], s.refused[n-1]
 		}
 		s.mu.Unlock()
 		time.Sleep(5 * time.Millisecond)
 	}
 	t.Fatal("nothing was refused")
-	return nil, call.Peer{}
+	return call.Peer{}, nil
 }
 
 // echo judges after the first application read: in TLS 1.3 a client's handshake
@@ -185,7 +185,7 @@ func TestRevokedClientWithTicket(t *testing.T) {
 	if !mtls.ByPeer(err) {
 		t.Fatalf("revoked client got %v, want the server's alert", err)
 	}
-	refused, claim := m.listener.lastRefusal(t)
+	claim, refused := m.listener.lastRefusal(t)
 	if !errors.Is(refused, identity.ErrNotMember) || claim.ID != m.web {
 		t.Errorf("recorded %v of %v", refused, claim.ID)
 	}
@@ -324,7 +324,7 @@ func TestRefusedClients(t *testing.T) {
 			if err == nil {
 				t.Fatal("served")
 			}
-			if got, _ := s.lastRefusal(t); !strings.Contains(got.Error(), tt.want) {
+			if _, got := s.lastRefusal(t); !strings.Contains(got.Error(), tt.want) {
 				t.Errorf("recorded %q, want %q", got, tt.want)
 			}
 		})
@@ -398,7 +398,7 @@ func TestExpiry(t *testing.T) {
 		if _, err := exchange(m.dialer, s.addr); !mtls.ByPeer(err) {
 			t.Errorf("got %v, want an alert", err)
 		}
-		if err, _ := s.lastRefusal(t); !errors.Is(err, identity.ErrExpired) {
+		if _, err := s.lastRefusal(t); !errors.Is(err, identity.ErrExpired) {
 			t.Errorf("recorded %v", err)
 		}
 	})

@@ -179,7 +179,7 @@ func TestDamagedDatabaseIsRefused(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for range 200 {
+		for range 60 {
 			if err := s.Log(t.Context(), event(audit.ServerStarted)); err != nil {
 				t.Fatal(err)
 			}

@@ -15,8 +15,14 @@ func TestWantsText(t *testing.T) {
 		accept string
 		want   bool
 	}{
-		{"", false}, {"*/*", false}, {"text/html", true}, {"text/*;q=0.5, */*", true}, {"TEXT/plain", true},
-		{"text/html, application/json", false}, {"application/problem+json, text/plain", false}, {"application/xml", false},
+		{"", false},
+		{"*/*", false},
+		{"text/html", true},
+		{"text/*;q=0.5, */*", true},
+		{"TEXT/plain", true},
+		{"text/html, application/json", false},
+		{"application/problem+json, text/plain", false},
+		{"application/xml", false},
 	} {
 		if got := wantsText([]string{tt.accept}); got != tt.want {
 			t.Errorf("%q: %v", tt.accept, got)

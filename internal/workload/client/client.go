@@ -126,6 +126,9 @@ func (c *Client) Close() error {
 	return nil
 }
 
+// ID is the process's identity as the server last told it.
+func (c *Client) ID() identity.ID { return c.state.Load().credential.ID }
+
 // Credential implements identity.Source.
 func (c *Client) Credential() (*identity.Credential, error) {
 	st := c.state.Load()

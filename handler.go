@@ -1,0 +1,77 @@
+package parley
+
+import (
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"net/http"
+	"strings"
+
+	"github.com/parleymesh/parley/internal/audit"
+	"github.com/parleymesh/parley/internal/clock"
+	"github.com/parleymesh/parley/internal/identity"
+)
+
+// Handler lets next serve the requests of the callers in Allow, with the Caller
+// in the request's context (CallerFrom). Anybody else gets 403 and an
+// application/problem+json body with a decision id that the log has too. The
+// request has to come by mutual TLS; whether by a listener of Listen or by
+// another does not matter, since the certificate is verified here.
+func (w *Workload) Handler(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(rw http.ResponseWriter, req *http.Request) {
+		r := w.running.Load()
+		if r == nil {
+			writeProblem(rw, http.StatusServiceUnavailable, "not_ready", audit.NewID(clock.System{}.Now()), "")
+			return
+		}
+		var cs tls.ConnectionState
+		if req.TLS != nil {
+			cs = *req.TLS
+		}
+		id, err := r.peers.verify(r, cs)
+		if err != nil || !r.allow[id] {
+			r.forbid(rw, req, code(err), id)
+			return
+		}
+		next.ServeHTTP(rw, req.WithContext(context.WithValue(req.Context(), callerKey{}, r.caller(id))))
+	})
+}
+
+// forbid answers 403 and says so in the log. caller is proven unless code says
+// that the credentials are not.
+func (r *running) forbid(rw http.ResponseWriter, req *http.Request, code string, caller identity.ID) {
+	id := audit.NewID(r.clk.Now())
+	r.log.Info("call refused", "decision", id, "reason", code, "caller", caller.String(), "method", req.Method, "path", req.URL.Path)
+	if code == "credentials_invalid" {
+		caller = identity.ID{}
+	}
+	writeProblem(rw, http.StatusForbidden, code, id, caller.String())
+}
+
+// A problem is a refusal as the caller sees it (RFC 9457), the same as a
+// sidecar's.
+type problem struct {
+	Type     string `json:"type"`
+	Title    string `json:"title"`
+	Status   int    `json:"status"`
+	Detail   string `json:"detail"`
+	Instance string `json:"instance"`
+	Code     string `json:"code"`
+	Caller   string `json:"caller,omitempty"`
+	Help     string `json:"help"`
+}
+
+func writeProblem(rw http.ResponseWriter, status int, code, id, caller string) {
+	p := problem{
+		Type: "https://parley.example/problems/" + strings.ReplaceAll(code, "_", "-"), Title: "This call is not allowed",
+		Status: status, Code: code, Caller: caller,
+		Detail:   "The service does not accept this call.",
+		Instance: "urn:parley:decision:" + id,
+		Help:     "Ask the owner of the service and quote the decision.",
+	}
+	body, _ := json.MarshalIndent(p, "", "  ") // strings and a number: it cannot fail
+	rw.Header().Set("Content-Type", "application/problem+json")
+	rw.Header().Set("Cache-Control", "no-store")
+	rw.WriteHeader(p.Status)
+	_, _ = rw.Write(append(body, '\n'))
+}
