@@ -22,6 +22,8 @@ type Caller struct {
 	// Service is the name of a service of this process's own trust domain
 	// ("web"), and empty for a caller of another.
 	Service string
+	// Serial is the certificate's serial number in lower-case hexadecimal.
+	Serial string
 }
 
 type callerKey struct{}
@@ -41,15 +43,17 @@ func (w *Workload) CallerOf(c net.Conn) (Caller, bool) {
 	if r == nil || !ok {
 		return Caller{}, false
 	}
-	id, err := r.peers.verify(r, t.ConnectionState())
+	cs := t.ConnectionState()
+	id, err := r.peers.verify(r, cs)
 	if err != nil || !r.allow[id] {
 		return Caller{}, false
 	}
-	return r.caller(id), true
+	return r.caller(id, cs), true
 }
 
-func (r *running) caller(id identity.ID) Caller {
-	c := Caller{ID: id.String()}
+// caller is who id is, cs being verified as id's.
+func (r *running) caller(id identity.ID, cs tls.ConnectionState) Caller {
+	c := Caller{ID: id.String(), Serial: identity.Serial(cs.PeerCertificates[0])}
 	if id.TrustDomain() == r.id().TrustDomain() {
 		c.Service = id.Name()
 	}

@@ -33,10 +33,15 @@ func (w *Workload) Dial(ctx context.Context, service, addr string) (net.Conn, er
 
 // HTTPClient is a client of service, by HTTP/2 or HTTP/1.1. Its URLs are https
 // and their hosts addresses of the service; whoever answers there has to prove
-// to be it. Proxies of the environment are not used. All clients of a service
-// share their connections, which are replaced as certificates renew.
+// to be it. Redirects are not followed, and proxies of the environment not used.
+// It has no time limit of its own: use the request's context, or set one. All
+// clients of a service share their connections, which are replaced as
+// certificates renew.
 func (w *Workload) HTTPClient(service string) *http.Client {
-	return &http.Client{Transport: roundTripper{w, service}}
+	return &http.Client{
+		Transport:     roundTripper{w, service},
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
 }
 
 type roundTripper struct {

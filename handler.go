@@ -33,7 +33,7 @@ func (w *Workload) Handler(next http.Handler) http.Handler {
 			r.forbid(rw, req, code(err), id)
 			return
 		}
-		next.ServeHTTP(rw, req.WithContext(context.WithValue(req.Context(), callerKey{}, r.caller(id))))
+		next.ServeHTTP(rw, req.WithContext(context.WithValue(req.Context(), callerKey{}, r.caller(id, cs))))
 	})
 }
 

@@ -19,7 +19,9 @@ import (
 //
 // The caller is checked once a connection here. Handler checks each request.
 func (w *Workload) Listen(network, addr string) (net.Listener, error) {
-	r, err := w.start(context.Background())
+	ctx, cancel := context.WithTimeout(context.Background(), startTime)
+	defer cancel()
+	r, err := w.start(ctx)
 	if err != nil {
 		return nil, err
 	}

@@ -9,13 +9,11 @@
 //
 // # Who this process is
 //
-// The agent decides, from what the kernel says of the process: there is nothing
-// to configure and no key to keep. The process needs a service in the mesh file
-// whose runs_as it matches, and the socket of the agent's SPIFFE Workload API, in
-// the environment variable SPIFFE_ENDPOINT_SOCKET or in Workload.Socket. The
-// first use waits until the agent has an identity for the process and says in the
-// log why it waits; certificates then renew by themselves, without a dropped
-// connection.
+// The agent of the host asks the kernel which process connected and gives it the
+// certificate of the service that it is by the mesh file's runs_as. There is no
+// key and no secret to configure, only, where it is not the usual one, the socket
+// of the agent's SPIFFE Workload API. Certificates renew by themselves without a
+// dropped connection.
 //
 // # Calling
 //
@@ -36,9 +34,14 @@
 //
 // # What it does not do
 //
-// Rules in the mesh file, with their methods and paths, and the audit log are the
-// sidecar's. A program that uses this package allows by caller, in Allow, and
-// decides the rest itself.
+// Rules in the mesh file with their methods and paths, its bans, and the audit
+// log are the sidecar's. A program that uses this package allows by caller, in
+// Allow, decides the rest itself, and logs what is refused.
+//
+// # Compatibility
+//
+// Exported names keep their meaning within a major version; fields are only
+// added, and their zero value is what was before.
 package parley
 
 import (
@@ -57,7 +60,16 @@ import (
 	"github.com/parleymesh/parley/internal/workload/client"
 )
 
-// ErrClosed says that the Workload was closed; it is net.ErrClosed too.
+// DefaultSocket is where an agent serves the Workload API if nobody says
+// otherwise.
+const DefaultSocket = "/run/parley/workload.sock"
+
+// startTime bounds how long Listen waits for an identity where Start was not
+// called.
+const startTime = 30 * time.Second
+
+// ErrClosed is what a Workload's methods return after Close; it is net.ErrClosed
+// too.
 var ErrClosed = fmt.Errorf("parley: the workload is closed: %w", net.ErrClosed)
 
 // A Workload is this process as a member of the mesh. The zero value is ready
@@ -65,16 +77,18 @@ var ErrClosed = fmt.Errorf("parley: the workload is closed: %w", net.ErrClosed)
 // nobody. Set the fields before that and do not copy it. It is safe for
 // concurrent use.
 type Workload struct {
-	// Socket is the agent's Workload API: unix:// and an absolute path. Empty
-	// means the environment variable SPIFFE_ENDPOINT_SOCKET.
+	// Socket is the path of the agent's Workload API, or the same as a URL,
+	// unix:///run/parley/workload.sock. Empty means the environment variable
+	// SPIFFE_ENDPOINT_SOCKET (SPIFFE_Workload_Endpoint.md section 4), and without
+	// it DefaultSocket.
 	Socket string
 
-	// Allow are the callers that are let in, by service name ("web") or by
-	// SPIFFE ID ("spiffe://partner.example/billing"). Empty means nobody.
+	// Allow are the callers that are let in: services of this trust domain
+	// ("web"), gateways ("gateway/edge"), or whole SPIFFE IDs
+	// ("spiffe://partner.example/billing"). Empty means nobody.
 	Allow []string
 
-	// Logger gets refused callers and trouble with the agent. Nil means
-	// slog.Default.
+	// Logger gets refused callers and trouble with the agent. Nil logs nothing.
 	Logger *slog.Logger
 
 	once    sync.Once
@@ -99,9 +113,10 @@ type running struct {
 	callees map[identity.ID]*callee
 }
 
-// Start waits until the agent has an identity for this process. Calling it is
-// optional: Listen, Dial and the first request of an HTTPClient do so where it
-// has not been done.
+// Start waits until the agent has an identity for this process, as long as ctx
+// lasts; its error then says why there is none. Calling it is optional: Dial and
+// the first request of an HTTPClient do so within their context, and Listen
+// within 30 seconds. A failed Start may be tried again.
 func (w *Workload) Start(ctx context.Context) error {
 	_, err := w.start(ctx)
 	return err
@@ -166,11 +181,25 @@ func (w *Workload) run(ctx context.Context) (*running, error) {
 	for _, name := range w.Allow {
 		id, err := r.named(name)
 		if err != nil {
-			return nil, errors.Join(fmt.Errorf("allow %q: %w", name, err), r.close())
+			return nil, errors.Join(fmt.Errorf("Allow: %w", err), r.close())
 		}
 		r.allow[id] = true
 	}
 	return r, nil
+}
+
+func (w *Workload) socket() string {
+	s := w.Socket
+	if s == "" {
+		s = client.EnvSocket()
+	}
+	if s == "" {
+		s = DefaultSocket
+	}
+	if strings.HasPrefix(s, "/") {
+		s = "unix://" + (&url.URL{Path: s}).EscapedPath()
+	}
+	return s
 }
 
 // why is err, or that the Workload was closed, which ended everything.
@@ -204,16 +233,16 @@ func (w *Workload) ID() string {
 
 func (r *running) id() identity.ID { return r.src.ID() }
 
-// named is the identity of a service of our trust domain, or of anybody by SPIFFE ID.
+// named is the identity of a member of our trust domain, or of anybody by SPIFFE ID.
 func (r *running) named(name string) (identity.ID, error) {
-	if strings.HasPrefix(name, "spiffe://") {
+	if strings.Contains(name, "://") {
 		id, err := identity.ParseID(name)
 		if err == nil && id.Path() == "" {
-			err = identity.ErrNoPath
+			err = fmt.Errorf("%q: %w", name, identity.ErrNoPath)
 		}
 		return id, err
 	}
-	return identity.ServiceID(r.id().TrustDomain(), name)
+	return identity.NewID(r.id().TrustDomain(), "/"+name)
 }
 
 func (r *running) close() error {

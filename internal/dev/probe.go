@@ -86,7 +86,7 @@ func (r *answer) seePeer(leaf *x509.Certificate) {
 // withSVID fetches the process's own SVID from the Workload API and, for mtls,
 // calls a service's inbound listener with it, without a sidecar of its own.
 func (a *app) withSVID(ctx context.Context, q ask) (answer, error) {
-	w := &parley.Workload{Socket: a.Socket}
+	w := &parley.Workload{Socket: "unix://" + a.Socket}
 	if err := w.Start(ctx); err != nil {
 		return answer{}, err
 	}
