@@ -78,10 +78,10 @@ func (v *verified) verify(r *running, cs tls.ConnectionState) (identity.ID, erro
 	switch {
 	case trust == nil:
 		return identity.ID{}, mtls.ErrNoTrust
-	case cs.Version < tls.VersionTLS13:
-		return identity.ID{}, mtls.ErrVersion
 	case len(cs.PeerCertificates) == 0:
 		return identity.ID{}, mtls.ErrNoCertificate
+	case cs.Version < tls.VersionTLS13:
+		return identity.ID{}, mtls.ErrVersion
 	}
 	leaf, now := cs.PeerCertificates[0], r.clk.Now()
 	if id, ok := v.known(trust, leaf); ok {

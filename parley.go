@@ -51,9 +51,11 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/url"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/parleymesh/parley/internal/clock"
 	"github.com/parleymesh/parley/internal/identity"
@@ -161,15 +163,11 @@ func (w *Workload) start(ctx context.Context) (*running, error) {
 }
 
 func (w *Workload) run(ctx context.Context) (*running, error) {
-	socket := w.Socket
-	if socket == "" {
-		socket = client.EnvSocket()
-	}
 	log := w.Logger
 	if log == nil {
-		log = slog.Default()
+		log = slog.New(slog.DiscardHandler)
 	}
-	src, err := client.Dial(ctx, client.Config{Socket: socket, Clock: clock.System{}, Logger: log})
+	src, err := client.Dial(ctx, client.Config{Socket: w.socket(), Clock: clock.System{}, Logger: log})
 	if err != nil {
 		return nil, err
 	}
@@ -181,7 +179,7 @@ func (w *Workload) run(ctx context.Context) (*running, error) {
 	for _, name := range w.Allow {
 		id, err := r.named(name)
 		if err != nil {
-			return nil, errors.Join(fmt.Errorf("Allow: %w", err), r.close())
+			return nil, errors.Join(fmt.Errorf("who may call: %w", err), r.close())
 		}
 		r.allow[id] = true
 	}

@@ -2,6 +2,7 @@ package proxy_test
 
 import (
 	"bufio"
+	"bytes"
 	"fmt"
 	"io"
 	"net"
@@ -14,29 +15,28 @@ import (
 	"github.com/parleymesh/parley/internal/call"
 )
 
-// A wire is an application that keeps the bytes of each request head it got and
-// answers 200.
+// A wire is an application that keeps every byte of the one request that it
+// reads from a connection, and whatever came behind it, and answers 200.
 type wire struct {
 	mu   sync.Mutex // guards seen
 	seen []string
 }
 
 func (w *wire) serve(c net.Conn) {
-	r := bufio.NewReader(c)
-	for {
-		var head strings.Builder
-		for !strings.HasSuffix(head.String(), "\r\n\r\n") {
-			b, err := r.ReadByte()
-			if err != nil {
-				return
-			}
-			head.WriteByte(b)
-		}
-		w.mu.Lock()
-		w.seen = append(w.seen, head.String())
-		w.mu.Unlock()
-		_, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok")
+	var raw bytes.Buffer
+	req, err := http.ReadRequest(bufio.NewReader(io.TeeReader(c, &raw)))
+	if err == nil {
+		// The body too: closing with unread bytes would be a reset.
+		_, err = io.Copy(io.Discard, req.Body)
+	}
+	if raw.Len() == 0 {
 		return
+	}
+	w.mu.Lock()
+	w.seen = append(w.seen, raw.String())
+	w.mu.Unlock()
+	if err == nil {
+		_, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok")
 	}
 }
 
@@ -162,7 +162,11 @@ func TestStandardLibraryLimits(t *testing.T) {
 			if len(seen) != 1 {
 				t.Fatalf("the application saw %d requests: %q", len(seen), seen)
 			}
-			head := seen[0]
+			head, body, _ := strings.Cut(seen[0], "\r\n\r\n")
+			head += "\r\n"
+			if strings.Contains(body, "smuggled") {
+				t.Errorf("the application was sent %q", body)
+			}
 			if !strings.Contains(head, tt.has) || strings.Contains(strings.ReplaceAll(head, "\r\n", ""), "\n") || strings.Contains(head, "\r\n ") {
 				t.Errorf("the application saw %q", head)
 			}

@@ -18,8 +18,9 @@ import (
 //
 // An agent without CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH does not see which
 // process of another user holds a socket, only that it is that user's: the
-// answer is then one Workload without a PID. A socket that nobody holds, or that nobody of the user who made
-// it holds any more, is an error. Close what is returned.
+// answer is then one Workload without a PID. A socket that nobody holds, or that
+// nobody of the user who made it holds any more, is an error. Close what is
+// returned.
 //
 // A look through /proc costs some 10 microseconds a process of the machine;
 // connections that come together share one. A Unix socket costs none.

@@ -89,7 +89,8 @@ type stream struct {
 	ctx      context.Context
 
 	in, out atomic.Int64 // bytes from and to the client
-	active  atomic.Int64 // Unix nanoseconds of the last byte
+	began   time.Time    // with its monotonic reading: a clock that is set ends nobody
+	active  atomic.Int64 // when the last byte came, nanoseconds after began
 	limit   atomic.Int64 // time without a byte, a time.Duration
 	open    atomic.Int32 // directions that have not ended
 	done    sync.Once    // the outcome was reported
@@ -100,7 +101,7 @@ type stream struct {
 func (s *stream) run() {
 	s.open.Store(2)
 	s.limit.Store(int64(s.relay.cfg.Idle))
-	s.active.Store(s.relay.cfg.Clock.Now().UnixNano())
+	s.began = s.relay.cfg.Clock.Now()
 	stop := context.AfterFunc(s.ctx, func() { s.fail(route.Stopped) })
 	defer stop()
 	var wg sync.WaitGroup
@@ -125,7 +126,7 @@ func (s *stream) pump(dst, src net.Conn, n *atomic.Int64, readCode, writeCode st
 		got, err := src.Read(buf[:])
 		if got > 0 {
 			armed = s.arm(dst, src, armed)
-			s.active.Store(s.relay.cfg.Clock.Now().UnixNano())
+			s.touch()
 			n.Add(int64(got))
 			if _, werr := dst.Write(buf[:got]); werr != nil {
 				s.fail(s.name(werr, writeCode))
@@ -168,8 +169,12 @@ func (s *stream) arm(dst, src net.Conn, armed time.Time) time.Time {
 func (s *stream) idleLimit() time.Duration { return time.Duration(s.limit.Load()) }
 
 func (s *stream) idle() time.Duration {
-	return time.Duration(s.relay.cfg.Clock.Now().UnixNano() - s.active.Load())
+	return s.since() - time.Duration(s.active.Load())
 }
+
+func (s *stream) touch() { s.active.Store(int64(s.since())) }
+
+func (s *stream) since() time.Duration { return s.relay.cfg.Clock.Now().Sub(s.began) }
 
 // end passes the end of one direction on. Before the second one, which ends the
 // call, the outcome is reported.
@@ -180,7 +185,7 @@ func (s *stream) end(dst net.Conn) {
 	if dst == s.down {
 		limit := min(lastWords, s.relay.cfg.Idle)
 		s.limit.Store(int64(limit))
-		s.active.Store(s.relay.cfg.Clock.Now().UnixNano())
+		s.touch()
 		_ = s.down.SetReadDeadline(s.relay.cfg.Clock.Now().Add(limit))
 	}
 	if half, ok := dst.(interface{ CloseWrite() error }); ok && half.CloseWrite() == nil {

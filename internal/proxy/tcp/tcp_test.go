@@ -54,12 +54,12 @@ func pipe(t *testing.T) (a, b net.Conn) {
 
 func TestIdle(t *testing.T) {
 	t.Parallel()
-	client, server, gate, _ := join(t, 200*time.Millisecond)
+	client, server, gate, _ := join(t, 800*time.Millisecond)
 	// One busy direction keeps the other, which is silent, alive.
 	go func() {
 		for range 12 {
 			_, _ = server.Write([]byte("x"))
-			time.Sleep(50 * time.Millisecond)
+			time.Sleep(100 * time.Millisecond)
 		}
 	}()
 	start := time.Now()
@@ -67,7 +67,7 @@ func TestIdle(t *testing.T) {
 	if len(got) != 12 || err == nil {
 		t.Errorf("got %q, %v", got, err)
 	}
-	if d := time.Since(start); d < 600*time.Millisecond || d > 3*time.Second {
+	if d := time.Since(start); d < 1200*time.Millisecond || d > 8*time.Second {
 		t.Errorf("ended after %v", d)
 	}
 	if e := gate.Finished(1)[0]; e.Outcome.Error != route.IdleTimeout || e.Outcome.BytesOut != 12 {

@@ -8,6 +8,7 @@ import (
 	"net/http/httptrace"
 	"net/textproto"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -17,6 +18,9 @@ import (
 )
 
 const copySize = 32 << 10
+
+// keyMark is in every API key of Parley's.
+const keyMark = "parley_key_"
 
 // A carrier remembers the connection that carries a request; a request that
 // net/http sends again moves to another one.
@@ -127,7 +131,10 @@ func (x *exchange) edgeFields(h http.Header) {
 	h[route.ForwardedHost] = []string{x.req.Host}
 	if x.req.Caller.KeyID != "" {
 		delete(h, "X-Api-Key")
-		delete(h, "Authorization")
+		// A credential of the application's own may stand beside the key.
+		if slices.ContainsFunc(h["Authorization"], func(v string) bool { return strings.Contains(v, keyMark) }) {
+			delete(h, "Authorization")
+		}
 	}
 }
 
