@@ -10,10 +10,13 @@ import (
 	"github.com/parleymesh/parley/internal/identity"
 )
 
-// The kinds of what is issued, as Record.Kind has them.
+// The kinds of what is issued, as Record.Kind has them. The last two are the
+// authority's own certificates, whose ID is the trust domain's.
 const (
-	KindX509 = "x509-svid"
-	KindJWT  = "jwt-svid"
+	KindX509         = "x509-svid"
+	KindJWT          = "jwt-svid"
+	KindRoot         = "root"
+	KindIntermediate = "intermediate"
 )
 
 // A Subject is an identity that may be issued to, as a revision names it.
@@ -54,7 +57,7 @@ type Record struct {
 	Fingerprint string
 	// Host is the agent's host that asked.
 	Host string
-	// Kind is KindX509 or KindJWT.
+	// Kind is one of the constants above.
 	Kind string
 }
 

@@ -50,10 +50,16 @@ func (r *runtime) Bundle() *identity.Bundle { return r.node.server.Bundle() }
 
 // Status implements control.Runtime.
 func (r *runtime) Status(ctx context.Context) (control.RuntimeStatus, error) {
-	now := r.clock.Now()
-	st := control.RuntimeStatus{Since: r.started, CA: r.authorities()}
+	st := control.RuntimeStatus{Since: r.started, CA: r.authorities(), Findings: r.node.agent.Findings()}
+	var err error
+	if st.Edges, err = r.node.server.Store().Edges(ctx, r.clock.Now().Add(-control.EdgesPeriod)); err != nil {
+		return st, err
+	}
+	if st.Audit, err = r.node.server.Store().AuditStatus(ctx); err != nil {
+		return st, err
+	}
 	u := r.node.agent.Current()
-	if u == nil {
+	if u == nil { // no revision runs yet
 		return st, nil
 	}
 	st.Revision = u.Snapshot.Revision
@@ -68,13 +74,7 @@ func (r *runtime) Status(ctx context.Context) (control.RuntimeStatus, error) {
 		})
 	}
 	st.Listeners = r.listeners(u.Snapshot)
-	var err error
-	if st.Edges, err = r.node.server.Store().Edges(ctx, now.Add(-control.EdgesPeriod)); err != nil {
-		return st, err
-	}
-	st.Audit, err = r.node.server.Store().AuditStatus(ctx)
-	st.Findings = r.node.agent.Findings()
-	return st, err
+	return st, nil
 }
 
 func (r *runtime) authorities() (out []api.Certificate) {

@@ -16,7 +16,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/parleymesh/parley/internal/audit"
 	"github.com/parleymesh/parley/internal/clock"
 	"github.com/parleymesh/parley/internal/control"
 	"github.com/parleymesh/parley/internal/enrol"
@@ -79,36 +78,20 @@ func (s *Server) open(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	authority, created, err := ca.Open(ca.Config{
+	s.authority, _, err = ca.Open(ca.Config{
 		Dir: filepath.Join(s.cfg.Dir, "ca"), TrustDomain: s.cfg.TrustDomain, Master: master,
-		Clock: s.cfg.Clock, Logger: s.cfg.Logger,
+		Clock: s.cfg.Clock, Logger: s.cfg.Logger, Made: s.signerMade,
 	})
 	if err != nil {
 		return err
 	}
-	s.authority = authority
-	s.registrar = enrol.New(enrol.Config{Authority: authority, Registry: s.store, Clock: s.cfg.Clock, Logger: s.cfg.Logger, Host: s.cfg.Host})
-	if created {
-		root := authority.Root()
-		err := s.Log(ctx, &audit.Event{Action: audit.CACreated, Outcome: audit.Success, Object: &audit.Object{
-			Kind: "ca", Name: s.cfg.TrustDomain.String(), Serial: identity.Serial(root), NotAfter: root.NotAfter,
-		}})
-		if err != nil {
+	for _, signer := range []*x509.Certificate{s.authority.Root(), s.authority.Intermediate()} {
+		if err := s.recordSigner(ctx, signer); err != nil {
 			return err
 		}
 	}
-	return s.Log(ctx, &audit.Event{Action: audit.ServerStarted, Outcome: audit.Success})
-}
-
-// Log records one security event of the server's own doing.
-func (s *Server) Log(ctx context.Context, e *audit.Event) error {
-	now := s.cfg.Clock.Now()
-	e.ID, e.Time, e.Class = audit.NewID(now), now, audit.Security
-	e.Host, e.Reporter = s.cfg.Host, "server"
-	if e.Actor == nil {
-		e.Actor = &audit.Actor{System: "start"}
-	}
-	return s.store.Log(ctx, e)
+	s.registrar = enrol.New(enrol.Config{Authority: s.authority, Registry: s.store, Clock: s.cfg.Clock, Logger: s.cfg.Logger, Host: s.cfg.Host})
+	return s.store.Log(ctx, s.event(audit.ServerStarted))
 }
 
 // Store is the server's store, for the admin API and the collector.
