@@ -56,18 +56,33 @@ func (a *app) auditTailCommand() *cobra.Command {
 		return errors.Join(f.check(cmd), between("last", last, 0, 1000))
 	}
 	cmd.RunE = a.ask(func(cmd *cobra.Command, c *api.Client, _ []string) error {
-		rows := a.term.Stream(eventColumns)
+		show, end := a.eventRows(follow)
+		defer end()
 		return c.Tail(cmd.Context(), api.TailEventsParams{
 			From: f.from, To: f.to, Action: f.action, Outcome: f.outcome, TraceID: f.trace, RequestID: f.request, Last: last, Follow: follow,
-		}, func(e *api.Entry) error {
-			if a.term.JSON() {
-				return a.term.DocumentLine("event", e)
-			}
-			rows.Row(a.eventCells(*e)...)
-			return nil
-		})
+		}, show)
 	})
 	return cmd
+}
+
+// eventRows shows events: one by one as they come, or in a table at the end, where
+// there is one.
+func (a *app) eventRows(follow bool) (show func(*api.Entry) error, end func()) {
+	switch {
+	case a.term.JSON():
+		return func(e *api.Entry) error { return a.term.DocumentLine("event", e) }, func() {}
+	case follow:
+		rows := a.term.Stream(eventColumns)
+		return func(e *api.Entry) error { rows.Row(a.eventCells(*e)...); return nil }, func() {}
+	}
+	tab := &term.Table{Columns: eventColumns}
+	return func(e *api.Entry) error { tab.Row(a.eventCells(*e)...); return nil }, func() {
+		if tab.Len() == 0 {
+			a.term.Printf("No event matches.\n")
+			return
+		}
+		a.term.Table(tab)
+	}
 }
 
 func (a *app) auditSearchCommand() *cobra.Command {

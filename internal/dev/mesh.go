@@ -2,6 +2,7 @@ package dev
 
 import (
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 )
@@ -28,36 +29,36 @@ const DefaultPortBase = 8440
 func demoMesh(bin string, base int) string {
 	port := func(off int) string { return fmt.Sprint(base + off) }
 	return strings.NewReplacer(
-		"BIN", bin, "GATEWAY", port(offGateway), "OUTBOUND", port(offOutbound),
+		"BIN", bin, "UID", fmt.Sprint(os.Geteuid()), "GATEWAY", port(offGateway), "OUTBOUND", port(offOutbound),
 		"APP_WEB", port(offWeb), "APP_ORDERS", port(offOrders), "APP_PAYMENTS", port(offPayments), "APP_LEDGER", port(offLedger),
 		"IN_WEB", port(offInbound), "IN_ORDERS", port(offInbound+1), "IN_PAYMENTS", port(offInbound+2), "IN_LEDGER", port(offInbound+3),
 	).Replace(demoText)
 }
 
-const demoText = `# The demo mesh: a shop. Each service is attested by the executable that it runs.
+const demoText = `# The demo mesh: a shop. Each service is attested by its user and the executable that it runs.
 trust_domain: shop.dev
 leaf_ttl: 12s                 # renewed at half of it; 1h where you do not say
 outbound_ports: OUTBOUND
 
 services:
   web:
-    runs_as: {exe: BIN/web}
+    runs_as: {user: UID, exe: BIN/web}
     inbound: {listen: "127.0.0.1:IN_WEB", app: "127.0.0.1:APP_WEB"}
     calls: [orders, payments, ledger]   # a way there; whether it may is the callee's to say
   orders:
-    runs_as: {exe: BIN/orders}
+    runs_as: {user: UID, exe: BIN/orders}
     inbound: {listen: "127.0.0.1:IN_ORDERS", app: "127.0.0.1:APP_ORDERS"}
     calls: [payments]
     allow:
       - {from: [web], methods: [GET, POST], paths: [/orders/**]}
   payments:
-    runs_as: {exe: BIN/payments}
+    runs_as: {user: UID, exe: BIN/payments}
     inbound: {listen: "127.0.0.1:IN_PAYMENTS", app: "127.0.0.1:APP_PAYMENTS"}
     calls: [ledger]
     allow:
       - {from: [orders], methods: [POST], paths: [/charge]}
   ledger:
-    runs_as: {exe: BIN/ledger}
+    runs_as: {user: UID, exe: BIN/ledger}
     inbound: {listen: "127.0.0.1:IN_LEDGER", app: "127.0.0.1:APP_LEDGER", protocol: tcp}
     allow:
       - {from: [payments]}

@@ -13,7 +13,7 @@ import (
 type Finding struct {
 	// Kind is a stable name: nobody_may_call, call_without_rule,
 	// rule_without_call, redundant_rule, unreachable_route, public_route,
-	// app_on_all_interfaces, app_off_loopback, same_workload.
+	// app_on_all_interfaces, app_off_loopback, same_workload, exe_without_user.
 	Kind    string `json:"kind"`
 	Message string `json:"message"`
 	// Hint is what to do about it.
@@ -74,6 +74,12 @@ func (l *finder) service(name string, s *Service) {
 			l.add("call_without_rule", fmt.Sprintf("%s.calls[%d]", path, i), fmt.Sprintf("add under allow of %s: - {from: [%s]}", c.To, name),
 				"%s calls %s, and no rule of %s allows it", name, c.To, c.To)
 		}
+	}
+	if r := s.RunsAs; r != nil && (r.Exe != "" || r.SHA256 != "") && r.User == "" && r.Group == "" && r.Systemd == "" {
+		// Whoever may run a program may also steer it: with a debugger, or by
+		// what it loads.
+		l.add("exe_without_user", path+".runs_as", "add the user that it runs as: user: "+name,
+			"any user of the host who may run the executable of %s can pose as it", name)
 	}
 	if s.Inbound == nil {
 		return

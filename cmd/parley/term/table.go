@@ -2,6 +2,7 @@ package term
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"unicode/utf8"
 )
@@ -73,7 +74,7 @@ func (t *Terminal) Table(tab *Table) {
 		}
 		return
 	}
-	shown, widths, hidden := t.fit(tab)
+	shown, widths, hidden := t.fit(tab.Columns, measure(tab))
 	titles := make([]Cell, len(tab.Columns))
 	for i, c := range tab.Columns {
 		titles[i] = Cell{Text: c.Title}
@@ -87,21 +88,22 @@ func (t *Terminal) Table(tab *Table) {
 	}
 }
 
-// fit chooses the columns to show and their widths.
-func (t *Terminal) fit(tab *Table) (shown []bool, widths []int, hidden int) {
-	shown = make([]bool, len(tab.Columns))
+// fit chooses the columns to show and their widths, of those that they would
+// like to have.
+func (t *Terminal) fit(columns []Column, wanted []int) (shown []bool, widths []int, hidden int) {
+	shown = make([]bool, len(columns))
 	for i := range shown {
 		shown[i] = true
 	}
 	for {
-		widths = t.measure(tab)
+		widths = slices.Clone(wanted)
 		excess := total(shown, widths) - t.width
-		if t.width == 0 || excess <= 0 || shrink(tab.Columns, shown, widths, excess) {
+		if t.width == 0 || excess <= 0 || shrink(columns, shown, widths, excess) {
 			return shown, widths, hidden
 		}
 		next := -1
-		for i, c := range tab.Columns {
-			if shown[i] && c.Drop > 0 && (next < 0 || c.Drop < tab.Columns[next].Drop) {
+		for i, c := range columns {
+			if shown[i] && c.Drop > 0 && (next < 0 || c.Drop < columns[next].Drop) {
 				next = i
 			}
 		}
@@ -112,19 +114,23 @@ func (t *Terminal) fit(tab *Table) (shown []bool, widths []int, hidden int) {
 	}
 }
 
-func (t *Terminal) measure(tab *Table) []int {
+func measure(tab *Table) []int {
 	widths := make([]int, len(tab.Columns))
 	for i, c := range tab.Columns {
 		widths[i] = utf8.RuneCountInString(c.Title)
 		for _, r := range tab.rows {
-			w := utf8.RuneCountInString(r[i].Text)
-			if r[i].Mark != None {
-				w = 2
-			}
-			widths[i] = max(widths[i], w)
+			widths[i] = max(widths[i], r[i].width())
 		}
 	}
 	return widths
+}
+
+// width is the number of characters of a cell; a mark has two columns.
+func (c Cell) width() int {
+	if c.Mark != None {
+		return 2
+	}
+	return utf8.RuneCountInString(c.Text)
 }
 
 func total(shown []bool, widths []int) int {
@@ -190,7 +196,8 @@ func (t *Terminal) block(columns []Column, cells []Cell) {
 	}
 }
 
-// A Stream writes rows one by one, in columns of a fixed width.
+// A Stream writes rows one by one, in columns whose width cannot be measured
+// beforehand.
 type Stream struct {
 	t       *Terminal
 	columns []Column
@@ -200,31 +207,28 @@ type Stream struct {
 
 // Stream is a table whose rows are not known yet.
 func (t *Terminal) Stream(columns []Column) *Stream {
-	s := &Stream{t: t, columns: columns, shown: make([]bool, len(columns)), widths: make([]int, len(columns))}
+	wanted := make([]int, len(columns))
 	for i, c := range columns {
-		s.shown[i], s.widths[i] = true, c.Stream
+		wanted[i] = c.Stream
 	}
-	for drop := 1; drop <= len(columns) && t.width > 0 && total(s.shown, s.widths) > t.width; drop++ {
-		for i, c := range columns {
-			if c.Drop == drop {
-				s.shown[i] = false
-			}
-		}
-	}
-	if excess := total(s.shown, s.widths) - t.width; t.width > 0 {
-		shrink(columns, s.shown, s.widths, excess)
-	}
+	s := &Stream{t: t, columns: columns}
+	s.shown, s.widths, _ = t.fit(columns, wanted)
 	return s
 }
 
-// Row writes one row. Where nothing is shortened, a long text moves the rest of
-// its line.
+// Row writes one row. Where nothing is shortened, a long text widens its column
+// from there on, so that the rows after it stand under each other again.
 func (s *Stream) Row(cells ...any) {
 	r := row(cells)
 	if s.t.width > 0 && s.t.width < blockWidth {
 		s.t.block(s.columns, r)
 		s.t.Printf("\n")
 		return
+	}
+	if s.t.width == 0 {
+		for i, c := range r {
+			s.widths[i] = max(s.widths[i], c.width())
+		}
 	}
 	s.t.line(s.columns, s.shown, s.widths, r, false)
 }

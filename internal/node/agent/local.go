@@ -29,9 +29,13 @@ func (a *Agent) attest(service string, conn net.Conn) (call.Process, error) {
 	if err != nil {
 		return call.Process{}, err
 	}
+	defer func() {
+		for _, w := range holders {
+			w.Close()
+		}
+	}()
 	var p call.Process
 	for _, w := range holders {
-		defer w.Close()
 		p = process(w)
 		if err := w.Match(runsAs); err != nil {
 			return p, err

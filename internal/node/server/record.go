@@ -13,7 +13,11 @@ import (
 
 // signerMade records an intermediate that was made while the server runs. Where
 // that fails the next start does it, as for one that a crash left unrecorded.
+// Those made at the start are recorded by open, which can say what went wrong.
 func (s *Server) signerMade(cert *x509.Certificate) {
+	if s.authority == nil {
+		return
+	}
 	if err := s.recordSigner(context.Background(), cert); err != nil {
 		s.cfg.Logger.Error("signing certificate not recorded", "serial", identity.Serial(cert), "error", err)
 	}
@@ -31,6 +35,7 @@ func (s *Server) recordSigner(ctx context.Context, cert *x509.Certificate) error
 		Fingerprint: identity.Fingerprint(cert), Host: s.cfg.Host, Kind: kind,
 	}
 	e := s.event(audit.CACreated)
+	e.Actor.System = "ca"
 	e.Object = &audit.Object{Kind: "ca", Name: s.cfg.TrustDomain.String(), Serial: rec.Serial, NotAfter: rec.NotAfter, Detail: kind}
 	err := s.store.Issue(ctx, rec, e)
 	if errors.Is(err, control.ErrConflict) { // the serial is on record
