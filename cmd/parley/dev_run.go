@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -141,7 +142,7 @@ func tryDev(ctx context.Context, t *term.Terminal, m *dev.Mesh) error {
 			mark = term.No
 		}
 		stream.Row(mark, l.Call, l.Expected, l.Seen)
-		for _, w := range l.Wrong {
+		for _, w := range slices.Concat(l.Detail, l.Wrong) {
 			t.Printf("        %s\n", w)
 		}
 	})

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/x509"
 	"encoding/json"
+	"fmt"
 	"log/slog"
 	"net"
 	"os"
@@ -160,4 +161,29 @@ func appOf(web string) string {
 	host, port, _ := net.SplitHostPort(web)
 	n, _ := strconv.Atoi(port)
 	return net.JoinHostPort(host, strconv.Itoa(n+1))
+}
+
+// TestReadmeShowsTheTour holds the README's output to what is run.
+func TestReadmeShowsTheTour(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile("../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	shown := 0
+	for line := range strings.Lines(string(text)) {
+		if strings.HasPrefix(line, "  ok  ") {
+			shown++
+		}
+	}
+	tour := dev.Tour()
+	if shown != len(tour) {
+		t.Errorf("the README shows %d calls, the tour makes %d", shown, len(tour))
+	}
+	for _, l := range tour {
+		want := fmt.Sprintf("  ok  %-46s  %-8s", l.Call, l.Expected)
+		if !strings.Contains(string(text), want) {
+			t.Errorf("the README does not show %q", want)
+		}
+	}
 }

@@ -133,7 +133,8 @@ func (m *Mesh) renewal(ctx context.Context, s *seen) {
 		return
 	}
 	s.want(after.Caller.Serial != before.Caller.Serial, "the callee saw the serial %s both times", after.Caller.Serial)
-	s.text = fmt.Sprintf("200 and 200, serial %.8s then %.8s", before.Caller.Serial, after.Caller.Serial)
+	s.text = "200 and 200, with another certificate"
+	s.detail = []string{"serial " + before.Caller.Serial + " before", "serial " + after.Caller.Serial + " after"}
 }
 
 // newest is the last event of a filter that match accepts, or nil.

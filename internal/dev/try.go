@@ -23,6 +23,8 @@ type Line struct {
 	Seen     string `json:"seen"`
 	// Decision is the id of a refusal.
 	Decision string `json:"decision,omitempty"`
+	// Detail is what else was seen, in whole lines.
+	Detail []string `json:"detail,omitempty"`
 	// Wrong lists what did not agree.
 	Wrong []string `json:"wrong,omitempty"`
 }
@@ -37,11 +39,19 @@ func (m *Mesh) Try(ctx context.Context, report func(Line)) (bool, error) {
 		}
 		s := &seen{}
 		c.run(ctx, m, s)
-		l := Line{OK: len(s.wrong) == 0, Call: c.call, Expected: c.expect, Seen: s.text, Decision: s.decision, Wrong: s.wrong}
+		l := Line{OK: len(s.wrong) == 0, Call: c.call, Expected: c.expect, Seen: s.text, Decision: s.decision, Detail: s.detail, Wrong: s.wrong}
 		all = all && l.OK
 		report(l)
 	}
 	return all, nil
+}
+
+// Tour is the calls that Try makes, before they are made.
+func Tour() (lines []Line) {
+	for _, c := range tour {
+		lines = append(lines, Line{Call: c.call, Expected: c.expect})
+	}
+	return lines
 }
 
 // Calls is how many calls Try makes, and how many of them must be refused.
@@ -69,6 +79,7 @@ type check struct {
 type seen struct {
 	text     string
 	decision string
+	detail   []string
 	wrong    []string
 }
 
