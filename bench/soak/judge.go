@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -17,12 +18,13 @@ import (
 
 // A sample is the process's state at one moment.
 type sample struct {
-	at   time.Duration
-	heap float64 // live bytes after the last garbage collection
-	fds  float64
+	at       time.Duration
+	heap     float64 // live bytes after the last garbage collection
+	fds      float64
+	resident float64 // bytes, with mapped files and what is not the garbage collector's
 }
 
-// watch samples the metrics every second until ctx ends.
+// watch samples the process every second until ctx ends.
 func (m *meshRun) watch(ctx context.Context) (all []sample) {
 	began := time.Now()
 	tick := time.NewTicker(time.Second)
@@ -35,10 +37,27 @@ func (m *meshRun) watch(ctx context.Context) (all []sample) {
 		}
 		values, err := scrape(ctx, m.metrics)
 		if err != nil {
-			continue
+			continue // judged by how many there are
 		}
-		all = append(all, sample{time.Since(began), values["parley_process_heap_live_bytes"], values["parley_process_open_fds"]})
+		all = append(all, sample{
+			time.Since(began), values["parley_process_heap_live_bytes"], values["parley_process_open_fds"], resident(m.cmd.Process.Pid),
+		})
 	}
+}
+
+// resident is a process's resident set as proc_pid_statm(5) has it, 0 where that
+// cannot be read.
+func resident(pid int) float64 {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", pid))
+	fields := strings.Fields(string(text))
+	if err != nil || len(fields) < 2 {
+		return 0
+	}
+	pages, err := strconv.ParseFloat(fields[1], 64)
+	if err != nil {
+		return 0
+	}
+	return pages * float64(os.Getpagesize())
 }
 
 func scrape(ctx context.Context, addr string) (map[string]float64, error) {
@@ -61,42 +80,137 @@ func scrape(ctx context.Context, addr string) (map[string]float64, error) {
 	return values, nil
 }
 
-// judgeMemory compares the second tenth of the run's length with its last: the
-// median of the samples around minute 2 and minute 10 of ten minutes.
-func judgeMemory(all []sample, length time.Duration) error {
-	window := length / 20
-	early, late := around(all, length/5, window), around(all, length-window, window)
+// judgeMemory compares the process after a fifth of the run with its end, minute 2
+// with minute 10 of ten minutes: the median of the samples of a tenth of the run
+// around the one and before the other.
+func judgeMemory(all []sample, o options) error {
+	if o.samples != "" {
+		if err := writeSamples(o.samples, all); err != nil {
+			return err
+		}
+	}
+	window := o.duration / 20
+	early, late := around(all, o.duration/5, window), around(all, o.duration-window, window)
 	if early.heap == 0 || late.heap == 0 {
 		return errors.New("no samples of the process's memory")
 	}
 	heap, fds := 100*(late.heap/early.heap-1), 100*(late.fds/early.fds-1)
 	fmt.Printf("heap        %.2f MB at a fifth, %.2f MB at the end: %+.1f %%\n", early.heap/1e6, late.heap/1e6, heap)
 	fmt.Printf("descriptors %.0f at a fifth, %.0f at the end: %+.1f %%\n", early.fds, late.fds, fds)
+	fmt.Printf("resident    %.1f MB at a fifth, %.1f MB at the end, mapped files included; not judged\n", early.resident/1e6, late.resident/1e6)
 	if heap > 5 || fds > 5 {
 		return fmt.Errorf("the process grew: heap %+.1f %%, descriptors %+.1f %%; 5 %% is the limit", heap, fds)
 	}
 	return nil
 }
 
-// around is the median of the samples within window of at.
-func around(all []sample, at, window time.Duration) sample {
-	var heap, fds []float64
+func writeSamples(name string, all []sample) error {
+	var b strings.Builder
+	b.WriteString("seconds,heap,fds,resident\n")
 	for _, s := range all {
-		if s.at >= at-window && s.at <= at+window {
-			heap, fds = append(heap, s.heap), append(fds, s.fds)
-		}
+		fmt.Fprintf(&b, "%.1f,%.0f,%.0f,%.0f\n", s.at.Seconds(), s.heap, s.fds, s.resident)
 	}
-	return sample{at, median(heap), median(fds)}
+	return os.WriteFile(name, []byte(b.String()), 0o644)
 }
 
+// around is the median of the samples within window of at.
+func around(all []sample, at, window time.Duration) sample {
+	var heap, fds, resident []float64
+	for _, s := range all {
+		if s.at >= at-window && s.at <= at+window {
+			heap, fds, resident = append(heap, s.heap), append(fds, s.fds), append(resident, s.resident)
+		}
+	}
+	return sample{at, median(heap), median(fds), median(resident)}
+}
+
+// judgeRenewals wants each end's certificate renewed as often as the run is long:
+// the whole point of it. A renewal comes at half of a life, give or take a tenth.
+func (m *meshRun) judgeRenewals(ctx context.Context, o options, since time.Time) error {
+	n := map[string]int{}
+	err := m.events(ctx, api.ListEventsParams{Action: string(audit.SVIDIssued), Since: since}, func(e *audit.Event) {
+		if e.Object != nil && e.Time.Before(since.Add(o.duration)) {
+			n[e.Object.Name]++
+		}
+	})
+	if err != nil {
+		return err
+	}
+	least := int(o.duration / (o.leafTTL * 55 / 100))
+	fmt.Printf("renewals    %v, want %d of each at least\n", n, least)
+	for _, id := range []string{"spiffe://soak.example/client", "spiffe://soak.example/server"} {
+		if n[id] < least {
+			return fmt.Errorf("%s was renewed %d times, want %d at least", id, n[id], least)
+		}
+	}
+	return nil
+}
+
+// ends counts the events of one call.
+type ends struct{ out, in int }
+
+// arrival is how long the last events get to arrive: an event takes up to a second,
+// on a machine with time to give.
+const arrival = 10 * time.Second
+
 // judgeEvents reads every event of the run and wants exactly one at each end of
-// each call.
+// each call, and of nothing else.
 func (m *meshRun) judgeEvents(ctx context.Context, sent int, since time.Time) error {
-	type ends struct{ out, in int }
-	calls := make(map[string]ends, sent)
-	p := api.ListEventsParams{From: "client", To: "server", Since: since, Limit: 1000}
-	others := 0
+	began := time.Now()
 	for {
+		missing, wrong, others, err := m.countEvents(ctx, sent, since)
+		if err != nil {
+			return err
+		}
+		if missing > 0 && time.Since(began) < arrival {
+			time.Sleep(time.Second)
+			continue
+		}
+		fmt.Printf("events      %d calls with exactly one at each end, %d with one missing, %d with one too many, %d other events\n",
+			sent-missing-wrong, missing, wrong, others)
+		if missing+wrong+others > 0 {
+			return fmt.Errorf("%d calls are not on record exactly once at each end, and %d other events are", missing+wrong, others)
+		}
+		return nil
+	}
+}
+
+// countEvents says how many calls lack an event at either end, how many have one
+// too many, and how many events are of no call of the run, or of one that failed.
+func (m *meshRun) countEvents(ctx context.Context, sent int, since time.Time) (missing, wrong, others int, err error) {
+	calls := make(map[string]ends, sent)
+	// Not by caller and callee: the one of a refusal need not be known.
+	err = m.events(ctx, api.ListEventsParams{Since: since}, func(e *audit.Event) {
+		switch {
+		case e.Class != audit.Access:
+			return
+		case e.Call == nil || e.Action != audit.Call || e.Outcome != audit.Allowed || e.Call.Status != http.StatusOK || e.Call.Error != "":
+			others++
+			return
+		}
+		c := calls[e.Call.RequestID]
+		if e.Call.End == "inbound" {
+			c.in++
+		} else {
+			c.out++
+		}
+		calls[e.Call.RequestID] = c
+	})
+	for i := range sent {
+		switch c := calls[requestID(i)]; {
+		case c.in > 1 || c.out > 1:
+			wrong++
+		case c != ends{1, 1}:
+			missing++
+		}
+		delete(calls, requestID(i))
+	}
+	return missing, wrong, others + len(calls), err
+}
+
+// events calls each for every event of a filter.
+func (m *meshRun) events(ctx context.Context, p api.ListEventsParams, each func(*audit.Event)) error {
+	for p.Limit = 1000; ; {
 		page, err := m.api.Events(ctx, p)
 		if err != nil {
 			return err
@@ -106,34 +220,13 @@ func (m *meshRun) judgeEvents(ctx context.Context, sent int, since time.Time) er
 			if err != nil {
 				return err
 			}
-			if e.Call == nil || !strings.HasPrefix(e.Call.RequestID, "soak-") || e.Outcome != audit.Allowed {
-				others++
-				continue
-			}
-			c := calls[e.Call.RequestID]
-			if e.Call.End == "inbound" {
-				c.in++
-			} else {
-				c.out++
-			}
-			calls[e.Call.RequestID] = c
+			each(e)
 		}
 		if page.Next == "" {
-			break
+			return nil
 		}
 		p.Cursor = page.Next
 	}
-	wrong := 0
-	for i := range sent {
-		if calls[requestID(i)] != (ends{1, 1}) {
-			wrong++
-		}
-	}
-	fmt.Printf("events      %d calls with exactly one at each end, %d without, %d other events\n", sent-wrong, wrong, others)
-	if wrong > 0 || others > 0 || len(calls) != sent {
-		return fmt.Errorf("%d calls are not on record exactly once at each end", wrong)
-	}
-	return nil
 }
 
 func median(v []float64) float64 {

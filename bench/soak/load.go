@@ -7,16 +7,29 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"time"
 )
 
-// load sends requests at the rate over connections of its own, each on time
-// whether or not the one before was quick. Nothing is ever sent twice: a
-// connection that the other side closed without having said so is a failure.
-func load(ctx context.Context, o options, addr string) (sent int, failures []string) {
-	var mu sync.Mutex // guards sent and failures
+// A result is what became of the load.
+type result struct {
+	sent      int
+	took      time.Duration
+	failures  []string
+	latencies []time.Duration // of each request, from its sending
+	// late is how far the client itself fell behind its schedule at worst: it
+	// tells a machine without time to give from a mesh that is slow.
+	late time.Duration
+}
+
+// load sends requests at the rate, in bursts of one a connection: every
+// connection stays in use throughout, at each hop, so that a count of descriptors
+// that moves has no harmless reason. Nothing is ever sent twice: a connection that
+// the other side closed without having said so is a failure.
+func load(ctx context.Context, o options, addr string) (r result) {
+	var mu sync.Mutex // guards r
 	var wg sync.WaitGroup
 	began := time.Now()
 	total := int(o.duration.Seconds() * float64(o.rate))
@@ -25,21 +38,42 @@ func load(ctx context.Context, o options, addr string) (sent int, failures []str
 			c := &conn{addr: addr}
 			defer c.close()
 			for i := w; i < total && ctx.Err() == nil; i += o.conns {
-				due := began.Add(time.Duration(i) * time.Second / time.Duration(o.rate))
+				due := began.Add(time.Duration(i/o.conns*o.conns) * time.Second / time.Duration(o.rate))
 				time.Sleep(time.Until(due))
+				sending := time.Now()
 				err := c.request(requestID(i))
 				mu.Lock()
-				sent++
+				r.sent++
+				r.latencies = append(r.latencies, time.Since(sending))
+				r.late = max(r.late, sending.Sub(due))
 				if err != nil {
-					failures = append(failures, fmt.Sprintf("%s at %s: %v", requestID(i), time.Since(began).Round(time.Millisecond), err))
+					r.failures = append(r.failures, fmt.Sprintf("%s at %s, after %s: %v", requestID(i),
+						sending.Sub(began).Round(time.Millisecond), time.Since(sending).Round(time.Millisecond), err))
 				}
 				mu.Unlock()
 			}
 		})
 	}
 	wg.Wait()
-	return sent, failures
+	r.took = time.Since(began)
+	slices.Sort(r.latencies)
+	return r
 }
+
+// print says what came of it, failures first to last.
+func (r *result) print() {
+	fmt.Printf("requests    %d in %s, %.0f a second\n", r.sent, r.took.Round(time.Second), float64(r.sent)/r.took.Seconds())
+	if n := len(r.latencies); n > 0 {
+		fmt.Printf("latency     %s at the median, %s at p99, %s at most; the client was %s late at most\n",
+			round(r.latencies[n/2]), round(r.latencies[n*99/100]), round(r.latencies[n-1]), round(r.late))
+	}
+	fmt.Printf("failed      %d\n", len(r.failures))
+	for _, f := range r.failures[:min(len(r.failures), 20)] {
+		fmt.Println("  ", f)
+	}
+}
+
+func round(d time.Duration) time.Duration { return d.Round(10 * time.Microsecond) }
 
 func requestID(i int) string { return fmt.Sprintf("soak-%07d", i) }
 
@@ -90,8 +124,8 @@ func (c *conn) exchange(id string) error {
 	if err != nil {
 		return err
 	}
-	if resp.StatusCode != http.StatusOK || !strings.Contains(string(text), id) {
-		return fmt.Errorf("status %d: %.200s", resp.StatusCode, text)
+	if want := "hello " + id + "\n"; resp.StatusCode != http.StatusOK || string(text) != want {
+		return fmt.Errorf("status %d: %.200s", resp.StatusCode, strings.TrimSpace(string(text)))
 	}
 	if resp.Close {
 		c.close()

@@ -25,6 +25,7 @@ type options struct {
 	duration    time.Duration
 	rate, conns int
 	leafTTL     time.Duration
+	samples     string
 }
 
 func main() {
@@ -35,6 +36,7 @@ func main() {
 	flag.IntVar(&o.rate, "rate", 300, "requests a second")
 	flag.IntVar(&o.conns, "conns", 16, "connections")
 	flag.DurationVar(&o.leafTTL, "leaf-ttl", time.Minute, "life of a certificate; it is renewed at half of it")
+	flag.StringVar(&o.samples, "samples", "", "write every sample of the process's memory to this file")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
@@ -64,21 +66,15 @@ func run(ctx context.Context, o options) error {
 	sampling, endSampling := context.WithCancel(ctx)
 	defer endSampling()
 	go func() { samples <- m.watch(sampling) }()
-	sent, failures := load(ctx, o, m.outbound)
+	done := load(ctx, o, m.outbound)
 	endSampling()
-	took := time.Since(began)
-	fmt.Printf("requests    %d in %s, %.0f a second\nfailed      %d\n", sent, took.Round(time.Second), float64(sent)/took.Seconds(), len(failures))
-	for i, f := range failures {
-		if i == 5 {
-			break
-		}
-		fmt.Println("  ", f)
+	done.print()
+	problem := judgeMemory(<-samples, o)
+	if len(done.failures) > 0 {
+		problem = errors.Join(problem, fmt.Errorf("%d requests failed", len(done.failures)))
 	}
-	problem := judgeMemory(<-samples, o.duration)
-	if len(failures) > 0 {
-		problem = errors.Join(problem, fmt.Errorf("%d requests failed", len(failures)))
-	}
-	return errors.Join(problem, m.judgeEvents(ctx, sent, began))
+	problem = errors.Join(problem, m.judgeRenewals(ctx, o, began))
+	return errors.Join(problem, m.judgeEvents(ctx, done.sent, began))
 }
 
 // echo answers with what it got, as an application would.

@@ -57,10 +57,13 @@ func (a *app) auditTailCommand() *cobra.Command {
 	}
 	cmd.RunE = a.ask(func(cmd *cobra.Command, c *api.Client, _ []string) error {
 		show, end := a.eventRows(follow)
-		defer end()
-		return c.Tail(cmd.Context(), api.TailEventsParams{
+		err := c.Tail(cmd.Context(), api.TailEventsParams{
 			From: f.from, To: f.to, Action: f.action, Outcome: f.outcome, TraceID: f.trace, RequestID: f.request, Last: last, Follow: follow,
 		}, show)
+		if err == nil {
+			end()
+		}
+		return err
 	})
 	return cmd
 }

@@ -60,6 +60,7 @@ var questions = []struct {
 	{"key_revoke", "key revoke 3f9a2c7b1d", "empty", 0},
 	{"audit_search", "audit search --limit 3", "events.json", 0},
 	{"audit_tail", "audit tail -n 3", "tail.json", 0},
+	{"audit_follow", "audit tail -n 3 --follow", "tail.json", 0},
 	{"audit_show", "audit show 01K3Q8Z4M7QK2V9D3B6H8N5R1T", "event.json", 0},
 	{"audit_verify", "audit verify", "verified.json", 0},
 	{"audit_verify_broken", "audit verify", "broken.json", 1},

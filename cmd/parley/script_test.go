@@ -1,16 +1,18 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
 	"os"
-	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"github.com/parleymesh/parley/internal/control/api"
 	"github.com/parleymesh/parley/internal/dev"
 )
 
@@ -34,6 +36,7 @@ func TestScript(t *testing.T) {
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"code":   codeCommand,
 			"socket": socketCommand,
+			"runs":   runsCommand,
 		},
 		Setup: func(env *testscript.Env) error {
 			// A short directory of its own: a Unix socket's path has at most 107 bytes.
@@ -70,27 +73,70 @@ func codeCommand(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
+// patience is how long a script waits for a mesh.
+const patience = 20 * time.Second
+
 // socketCommand is `socket PATH`: wait until a server listens there. A script starts
 // a mesh with
 //
 //	exec parley dev --dir $DIR --port-base -1 &mesh&
-//	socket $DIR/api.sock
+//	runs $DIR/api.sock
 //
 // and stops it with `kill -INT mesh` and `wait mesh`.
 func socketCommand(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 1 {
 		ts.Fatalf("usage: socket PATH")
 	}
-	path := args[0]
-	if !filepath.IsAbs(path) {
-		path = ts.MkAbs(path)
-	}
-	const patience = 20 * time.Second
-	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
-		if conn, err := net.Dial("unix", path); err == nil {
+	waitFor(ts, "nothing listens on "+args[0], func() bool {
+		conn, err := net.Dial("unix", ts.MkAbs(args[0]))
+		if err == nil {
 			_ = conn.Close()
+		}
+		return err == nil
+	})
+}
+
+// runsCommand is `runs PATH`: wait until the newest revision of the server that
+// listens there runs in full, with a certificate for everybody and every listener
+// open.
+func runsCommand(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: runs PATH")
+	}
+	client, err := api.New(ts.MkAbs(args[0]))
+	ts.Check(err)
+	defer client.Close()
+	waitFor(ts, "no revision runs in full behind "+args[0], func() bool {
+		s, err := client.Status(context.Background())
+		return err == nil && complete(s)
+	})
+}
+
+// complete says whether everything of a status is as it should be.
+func complete(s *api.Status) bool {
+	for _, v := range s.Services {
+		if v.State != api.StateOK {
+			return false
+		}
+	}
+	for _, v := range s.Gateways {
+		if v.State != api.StateOK {
+			return false
+		}
+	}
+	for _, l := range s.Listeners {
+		if l.State != api.StateOK {
+			return false
+		}
+	}
+	return s.Revision > 0 && !slices.ContainsFunc(s.Findings, func(f api.Finding) bool { return f.Code == "revision_not_running" })
+}
+
+func waitFor(ts *testscript.TestScript, otherwise string, done func() bool) {
+	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+		if done() {
 			return
 		}
 	}
-	ts.Fatalf("nothing listens on %s after %s", path, patience)
+	ts.Fatalf("%s after %s", otherwise, patience)
 }

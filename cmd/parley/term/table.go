@@ -205,6 +205,9 @@ type Stream struct {
 	widths  []int
 }
 
+// widest is to how many characters the column of a stream may grow.
+const widest = 60
+
 // Stream is a table whose rows are not known yet.
 func (t *Terminal) Stream(columns []Column) *Stream {
 	wanted := make([]int, len(columns))
@@ -217,7 +220,8 @@ func (t *Terminal) Stream(columns []Column) *Stream {
 }
 
 // Row writes one row. Where nothing is shortened, a long text widens its column
-// from there on, so that the rows after it stand under each other again.
+// from there on, so that the rows after it stand under each other again; one that
+// is longer than widest moves the rest of its own line only.
 func (s *Stream) Row(cells ...any) {
 	r := row(cells)
 	if s.t.width > 0 && s.t.width < blockWidth {
@@ -227,7 +231,9 @@ func (s *Stream) Row(cells ...any) {
 	}
 	if s.t.width == 0 {
 		for i, c := range r {
-			s.widths[i] = max(s.widths[i], c.width())
+			if w := c.width(); w <= widest {
+				s.widths[i] = max(s.widths[i], w)
+			}
 		}
 	}
 	s.t.line(s.columns, s.shown, s.widths, r, false)

@@ -3,6 +3,7 @@ package term_test
 import (
 	"bytes"
 	"context"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -126,6 +127,41 @@ func TestProgress(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// TestStream: in a terminal columns are shortened before any is left out; in a pipe
+// nothing is shortened, and the rows after a long text stand under each other.
+func TestStream(t *testing.T) {
+	t.Parallel()
+	rows := [][]any{{"a", "one", "end"}, {"b", strings.Repeat("x", 30), "end"}, {"c", strings.Repeat("y", 90), "end"}, {"d", "four", "end"}}
+	for name, tc := range map[string]struct {
+		width int
+		want  []int // where END begins in each row; -1: it does not
+	}{
+		"pipe":   {0, []int{17, 37, 97, 37}},
+		"wide":   {100, []int{17, 17, 17, 17}},
+		"narrow": {50, []int{17, 17, 17, 17}},
+	} {
+		var out bytes.Buffer
+		tm, err := term.New(term.Config{Out: &out, Err: &out, Getenv: env(), Terminal: tc.width > 0, Width: tc.width})
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := tm.Stream([]term.Column{{Stream: 1}, {Title: "WHAT", Stream: 10, Min: 4}, {Title: "END", Stream: 3}})
+		for _, r := range rows {
+			s.Row(r...)
+		}
+		var got []int
+		for _, line := range strings.Split(strings.TrimSpace(out.String()), "\n") {
+			got = append(got, strings.Index(line, "end"))
+		}
+		if len(got) > 0 {
+			got[0] += 2 // TrimSpace took the indent
+		}
+		if !slices.Equal(got, tc.want) {
+			t.Errorf("%s: END is at %v, want %v\n%s", name, got, tc.want, &out)
+		}
 	}
 }
 
