@@ -32,7 +32,7 @@ func (m *Mesh) shell(name string) string {
 			path = rel
 		}
 	}
-	if strings.Trim(path, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/._-") != "" {
+	if strings.Trim(path, plain) != "" {
 		path = "'" + strings.ReplaceAll(path, "'", `'\''`) + "'"
 	}
 	return path

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 )
 
@@ -28,8 +29,9 @@ const DefaultPortBase = 8440
 // their own from it.
 func demoMesh(bin string, base int) string {
 	port := func(off int) string { return fmt.Sprint(base + off) }
+	exe := func(name string) string { return quote(filepath.Join(bin, name)) }
 	return strings.NewReplacer(
-		"BIN", bin, "UID", fmt.Sprint(os.Geteuid()), "GATEWAY", port(offGateway), "OUTBOUND", port(offOutbound),
+		"BIN/web", exe("web"), "BIN/orders", exe("orders"), "BIN/payments", exe("payments"), "BIN/ledger", exe("ledger"), "UID", fmt.Sprint(os.Geteuid()), "GATEWAY", port(offGateway), "OUTBOUND", port(offOutbound),
 		"APP_WEB", port(offWeb), "APP_ORDERS", port(offOrders), "APP_PAYMENTS", port(offPayments), "APP_LEDGER", port(offLedger),
 		"IN_WEB", port(offInbound), "IN_ORDERS", port(offInbound+1), "IN_PAYMENTS", port(offInbound+2), "IN_LEDGER", port(offInbound+3),
 	).Replace(demoText)
@@ -75,6 +77,17 @@ gateway:
         to: web
         require: {any: [{api_key: {scopes: [shop.buy]}}]}
 `
+
+// plain are the characters of a path that mean nothing to YAML or a shell.
+const plain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/._-"
+
+// quote is a path as a YAML scalar, quoted where it must be.
+func quote(path string) string {
+	if strings.Trim(path, plain) == "" {
+		return path
+	}
+	return strconv.Quote(path)
+}
 
 // apps are the demo's applications with what each is told. ports are the
 // outbound ports that the mesh gave.
