@@ -121,7 +121,8 @@ func (s *Store) Cursor(ctx context.Context, log string) (uint64, error) {
 
 func logSize(ctx context.Context, db interface {
 	QueryRowContext(context.Context, string, ...any) *sql.Row
-}, log string) (size int64, err error) {
+}, log string,
+) (size int64, err error) {
 	err = db.QueryRowContext(ctx, `SELECT size FROM log WHERE name = $1`, log).Scan(&size)
 	if errors.Is(err, sql.ErrNoRows) {
 		return 0, nil

@@ -113,7 +113,8 @@ func (s *Store) revisions(ctx context.Context, doing, query string, args ...any)
 // list is every row that query finds, as scan reads it.
 func list[T any](ctx context.Context, db interface {
 	QueryContext(context.Context, string, ...any) (*sql.Rows, error)
-}, scan func(*sql.Rows) (T, error), query string, args ...any) ([]T, error) {
+}, scan func(*sql.Rows) (T, error), query string, args ...any,
+) ([]T, error) {
 	rows, err := db.QueryContext(ctx, query, args...)
 	if err != nil {
 		return nil, err

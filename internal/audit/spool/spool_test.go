@@ -67,8 +67,10 @@ func event(id string) *audit.Event {
 	return &audit.Event{
 		ID: id, Time: time.Date(2026, 11, 23, 12, 0, 0, 123456000, time.UTC), Class: audit.Access, Action: audit.Call, Outcome: audit.Allowed,
 		Reason: "allowed", Host: "host1", Reporter: "agent",
-		Call: &audit.CallFacts{End: "inbound", Protocol: "http", Listener: "orders.inbound", RequestID: "0123456789abcdef",
-			Method: "GET", Host: "orders", Path: "/orders/7/items", Status: 200, BytesOut: 512, Duration: 1234, Upstream: "127.0.0.1:8080"},
+		Call: &audit.CallFacts{
+			End: "inbound", Protocol: "http", Listener: "orders.inbound", RequestID: "0123456789abcdef",
+			Method: "GET", Host: "orders", Path: "/orders/7/items", Status: 200, BytesOut: 512, Duration: 1234, Upstream: "127.0.0.1:8080",
+		},
 		Caller:   &audit.Party{Service: "web", ID: parse("spiffe://shop.example/web"), Serial: "5f3a9c0d1e2b", Address: "10.0.0.7:40112"},
 		Callee:   &audit.Party{Service: "orders", ID: parse("spiffe://shop.example/orders")},
 		Decision: &audit.Decision{Rule: "orders.allow[0]", Revision: 17},
