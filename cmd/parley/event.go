@@ -32,11 +32,15 @@ func (a *app) eventCells(e api.Entry) []any {
 	if ev.Outcome == audit.Denied || ev.Outcome == audit.Failure {
 		mark = term.No
 	}
+	why := ev.Reason
+	if ev.Outcome == audit.Allowed && ev.Call != nil && ev.Call.Error != "" {
+		mark, why = term.Look, ev.Call.Error // allowed, and it did not work out
+	}
 	at := term.Stamp(ev.Time)
 	if !a.term.Wide() {
 		at = ev.Time.UTC().Format("01-02T15:04:05Z") // the id in full is worth more than the year
 	}
-	return []any{mark, at, eventWho(&ev), eventWhat(&ev), ev.Reason, ev.ID}
+	return []any{mark, at, eventWho(&ev), eventWhat(&ev), why, ev.ID}
 }
 
 // eventWho is the two sides of a call, or who acted.

@@ -137,7 +137,7 @@ func from(name string) string {
 func edgeNote(e api.EdgeStatus, now time.Time) string {
 	switch {
 	case e.Calls == 0:
-		return "allowed, no call seen yet"
+		return "no call seen yet"
 	case !e.Declared:
 		return "not in the mesh file"
 	}

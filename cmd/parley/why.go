@@ -93,7 +93,11 @@ func (a *app) writeExplanation(e *api.Explanation) {
 		for line := range strings.Lines(e.Suggestion.Text) {
 			t.Printf("      %s\n", strings.TrimRight(line, "\n"))
 		}
-		t.Printf("\nThen see what it would change:  parley apply --dry-run\n")
+		apply := "parley apply --dry-run"
+		if e.Suggestion.File != "" && e.Suggestion.File != defaultMesh {
+			apply += " -f " + e.Suggestion.File
+		}
+		t.Printf("\nThen see what it would change:  %s\n", apply)
 	}
 	t.Hintf("\nWhat the reason means:  parley explain %s\n", reason(e))
 }
