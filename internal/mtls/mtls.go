@@ -37,9 +37,9 @@ var (
 // no new configuration; the time comes from clk. alpn are the application
 // protocols in order of preference; with none, the peer's are ignored.
 //
-// A ticket resumes a session only under the trust epoch in which it was issued
-// and only while the client's leaf lasts; any other ticket is declined without
-// an error, and a full handshake follows.
+// A ticket resumes a session only under the trust epoch and the server's leaf
+// that it was issued under, and only while the client's leaf lasts; any other
+// ticket is declined without an error, and a full handshake follows.
 func Server(src identity.Source, clk clock.Clock, alpn ...string) *tls.Config {
 	cfg := &tls.Config{
 		MinVersion: tls.VersionTLS13,

@@ -2,6 +2,7 @@ package mtls
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"crypto/tls"
 	"encoding/binary"
 	"time"
@@ -11,13 +12,23 @@ import (
 )
 
 // ticketMark begins our entry in SessionState.Extra; others may add theirs.
-const ticketMark = "parley.mtls.1"
+const ticketMark = "parley.mtls.2"
 
 // A binding is what a session ticket is good for.
 type binding struct {
 	epoch    uint64    // identity.Trust.Epoch at the authentication
 	notAfter time.Time // end of the client's leaf, to the second
+	// own is the server's leaf, by the beginning of its SHA-256. A resumed session
+	// carries on with the certificate of the first one: without this, connections
+	// made long after a renewal would still be the old certificate's, and at its end
+	// be refused by the client.
+	own [ownSize]byte
 }
+
+const (
+	ownSize     = 16
+	bindingSize = 16 + ownSize
+)
 
 // bindTickets makes cfg's tickets carry a binding and decline a stale one.
 // Declining is silent (nil, nil): the client then authenticates in full, and
@@ -26,11 +37,12 @@ type binding struct {
 func bindTickets(cfg *tls.Config, src identity.Source, clk clock.Clock) {
 	cfg.WrapSession = func(cs tls.ConnectionState, ss *tls.SessionState) ([]byte, error) {
 		trust := src.Trust()
-		if trust == nil || len(cs.PeerCertificates) == 0 {
+		own, err := src.Credential()
+		if trust == nil || err != nil || len(cs.PeerCertificates) == 0 {
 			return nil, ErrNoTrust
 		}
 		// A resumed session carries the first one's entries; ours is replaced.
-		ss.Extra = append(dropBindings(ss.Extra), binding{trust.Epoch, cs.PeerCertificates[0].NotAfter}.encode())
+		ss.Extra = append(dropBindings(ss.Extra), binding{trust.Epoch, cs.PeerCertificates[0].NotAfter, mark(own)}.encode())
 		return cfg.EncryptTicket(cs, ss)
 	}
 	cfg.UnwrapSession = func(ticket []byte, cs tls.ConnectionState) (*tls.SessionState, error) {
@@ -40,27 +52,36 @@ func bindTickets(cfg *tls.Config, src identity.Source, clk clock.Clock) {
 		}
 		b, ok := findBinding(ss.Extra)
 		trust := src.Trust()
-		if !ok || trust == nil || b.epoch != trust.Epoch || clk.Now().After(b.notAfter) {
-			return nil, nil
+		own, err := src.Credential()
+		if !ok || trust == nil || err != nil || b.epoch != trust.Epoch || b.own != mark(own) || clk.Now().After(b.notAfter) {
+			return nil, nil //nolint:nilerr // without a credential the full handshake says so
 		}
 		return ss, nil
 	}
 }
 
+// mark is a credential's leaf as a binding has it.
+func mark(c *identity.Credential) [ownSize]byte {
+	sum := sha256.Sum256(c.Chain[0].Raw)
+	return [ownSize]byte(sum[:ownSize])
+}
+
 func (b binding) encode() []byte {
-	buf := append(make([]byte, 0, len(ticketMark)+16), ticketMark...)
+	buf := append(make([]byte, 0, len(ticketMark)+bindingSize), ticketMark...)
 	buf = binary.BigEndian.AppendUint64(buf, b.epoch)
-	return binary.BigEndian.AppendUint64(buf, uint64(b.notAfter.Unix()))
+	buf = binary.BigEndian.AppendUint64(buf, uint64(b.notAfter.Unix()))
+	return append(buf, b.own[:]...)
 }
 
 func decodeBinding(entry []byte) (binding, bool) {
 	rest, ok := bytes.CutPrefix(entry, []byte(ticketMark))
-	if !ok || len(rest) != 16 {
+	if !ok || len(rest) != bindingSize {
 		return binding{}, false
 	}
 	return binding{
 		epoch:    binary.BigEndian.Uint64(rest),
 		notAfter: time.Unix(int64(binary.BigEndian.Uint64(rest[8:])), 0),
+		own:      [ownSize]byte(rest[16:]),
 	}, true
 }
 

@@ -333,3 +333,62 @@ func TestDrainEndsTCP(t *testing.T) {
 		t.Errorf("Apply says %v", err)
 	}
 }
+
+// Connections to one listener do not use up the descriptors of all the others.
+func TestTooManyConnections(t *testing.T) {
+	t.Parallel()
+	p := newPair(t, pairConfig{protocol: call.HTTP, app: httpApp(t, http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))})
+	small := newSmallHouse(t, p.ca, p.trust, 2, "web")
+	small.apply(&p.out)
+	addr := small.addr("web.calls.orders")
+	dial := func() net.Conn {
+		c, err := net.Dial("tcp", addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = c.Close() })
+		_ = c.SetDeadline(time.Now().Add(5 * time.Second))
+		return c
+	}
+	first := dial()
+	for n := 1; small.proxy.Status()[0].Connections < 2; n++ {
+		if n == 1 {
+			dial()
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	var timeout net.Error
+	if _, err := dial().Read(make([]byte, 1)); err == nil || errors.As(err, &timeout) && timeout.Timeout() {
+		t.Errorf("a connection too many: %v", err)
+	}
+	_ = first.Close()
+	for small.proxy.Status()[0].Connections > 1 {
+		time.Sleep(5 * time.Millisecond)
+	}
+	if resp, _ := get(t, client(t, false), "http://"+addr); resp.StatusCode != http.StatusOK {
+		t.Errorf("with room again: %s", resp.Status)
+	}
+}
+
+// A connection was attested by the selectors of its day: under others its
+// process is asked for again, on another connection.
+func TestSelectorsChange(t *testing.T) {
+	t.Parallel()
+	p := newPair(t, pairConfig{protocol: call.HTTP, app: httpApp(t, http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))})
+	c := client(t, false)
+	if resp, _ := get(t, c, p.url); resp.StatusCode != http.StatusOK {
+		t.Fatal(resp.Status)
+	}
+	p.web.setAttest(func(string, net.Conn) (call.Process, error) { return call.Process{}, errNotService })
+	p.out.Services[0].RunsAs.User = "somebody"
+	p.web.apply(&p.out)
+	for end := time.Now().Add(5 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		resp, _ := get(t, c, p.url)
+		if resp.StatusCode == http.StatusForbidden {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatalf("the connection of before: %s", resp.Status)
+		}
+	}
+}

@@ -72,7 +72,7 @@ func (c *change) reach(s *spec) error {
 		if _, ok := c.upstreams[s.app]; !ok {
 			u, kept := c.proxy.upstreams[s.app]
 			if !kept {
-				u = newApp(s.app)
+				u = c.proxy.newApp(s.app)
 				c.made = append(c.made, u)
 			}
 			c.upstreams[s.app] = u

@@ -121,6 +121,31 @@ func TestEdge(t *testing.T) {
 	}
 }
 
+// What the callee's sidecar says to the gateway about it is not the world's to
+// know, except the decision.
+func TestEdgeRewordsCallee(t *testing.T) {
+	t.Parallel()
+	e := newEdge(t, "127.0.0.1:1", false)
+	for status, code := range map[int]string{403: "call_not_allowed", 502: "upstream_refused"} {
+		e.orders.gate.Decide(func(r *call.Request) call.Verdict {
+			r.Caller.Workload = r.Peer.ID
+			return call.Verdict{Allow: status == 502, Status: status, Code: code}
+		})
+		resp, body := get(t, e.c, e.url+"/orders/7")
+		if resp.StatusCode != status || !strings.Contains(body, code) {
+			t.Errorf("got %s %s", resp.Status, body)
+		}
+		if strings.Contains(body, "shop.example") || strings.Contains(body, "gateway") || strings.Contains(body, "owner of") {
+			t.Errorf("the client was told %s", body)
+		}
+		entries := e.orders.gate.Entries()
+		if id := entries[len(entries)-1].Request.Verdict.ID; resp.Header.Get("Parley-Decision") != id || !strings.Contains(body, id) {
+			t.Errorf("without decision %s: %v %s", id, resp.Header, body)
+		}
+	}
+	e.gw.gate.Finished(2)
+}
+
 // Only a gateway's word counts about the client: a workload's is dropped.
 func TestForwardedByWorkload(t *testing.T) {
 	t.Parallel()

@@ -35,6 +35,12 @@ type house struct {
 
 func newHouse(t testing.TB, ca *mtlstest.CA, trust *identity.Trust, names ...string) *house {
 	t.Helper()
+	return newSmallHouse(t, ca, trust, 0, names...)
+}
+
+// newSmallHouse has at most so many connections to a listener.
+func newSmallHouse(t testing.TB, ca *mtlstest.CA, trust *identity.Trust, connections int, names ...string) *house {
+	t.Helper()
 	h := &house{t: t, ca: ca, gate: xtest.NewGate(t), sources: map[identity.ID]*mtlstest.Source{}}
 	for _, n := range names {
 		h.sources[ca.ID(t, n)] = mtlstest.NewSource(ca.Credential(t, n, time.Hour), trust)
@@ -62,8 +68,9 @@ func newHouse(t testing.TB, ca *mtlstest.CA, trust *identity.Trust, names ...str
 			}
 			return nil
 		},
-		Clock:  clock.System{},
-		Logger: slog.New(slog.DiscardHandler),
+		MaxConnections: connections,
+		Clock:          clock.System{},
+		Logger:         slog.New(slog.DiscardHandler),
 	})
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)

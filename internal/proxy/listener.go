@@ -60,6 +60,14 @@ func (p *Proxy) newListener(s *spec, address string, ups map[upstreamKey]upstrea
 	} else {
 		l.service = newTCPService(p, l.front, s, ups)
 	}
+	surplus := p.meters.surplus(s.name)
+	l.feed.full = func() bool {
+		if l.service.connections() < p.cfg.MaxConnections {
+			return false
+		}
+		surplus.Inc()
+		return true
+	}
 	return l, nil
 }
 

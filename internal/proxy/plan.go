@@ -19,6 +19,8 @@ type fixed struct {
 	local     string
 	localID   identity.ID
 	cert, key string // of an edge with files of its own
+	// runsAs is what an outbound's connections were attested by, each once.
+	runsAs snapshot.RunsAs
 }
 
 // A spec is a listener that a snapshot wants.
@@ -99,7 +101,7 @@ func outboundSpec(svc *snapshot.Service, out *snapshot.Outbound) *spec {
 	return &spec{
 		fixed: fixed{
 			name: svc.Name + ".calls." + out.To, stated: out.Listen, end: call.Outbound,
-			protocol: call.Protocol(out.Protocol), local: svc.Name, localID: svc.ID,
+			protocol: call.Protocol(out.Protocol), local: svc.Name, localID: svc.ID, runsAs: svc.RunsAs,
 		},
 		target: out.To, mesh: newMeshKey(svc.ID, out.ToID, out.Endpoints),
 	}

@@ -10,9 +10,11 @@ import (
 	"context"
 	"log/slog"
 	"maps"
+	"math"
 	"net"
 	"slices"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/parleymesh/parley/internal/call"
@@ -28,7 +30,11 @@ import (
 // drainTime is what a removed listener's connections get to end by themselves.
 const drainTime = 30 * time.Second
 
-// Config is what a Proxy needs. Every field but Metrics is required.
+// minConnections is what a listener may have, however few descriptors there are.
+const minConnections = 64
+
+// Config is what a Proxy needs. Every field but MaxConnections and Metrics is
+// required.
 type Config struct {
 	Gate route.Gate
 	// Source is where the credential of a service or gateway of this host comes
@@ -41,9 +47,14 @@ type Config struct {
 	// AppPort says why a service's inbound must not start, such as that another
 	// user's process holds the application's port.
 	AppPort func(snapshot.Service) error
-	Clock   clock.Clock
-	Logger  *slog.Logger
-	Metrics *metric.Registry
+	// MaxConnections is how many connections one listener may have; more are
+	// closed as they come. Zero is a quarter of the descriptors that the process
+	// may open: an edge that strangers hold open must not take those of the
+	// others, of upstreams and of the log.
+	MaxConnections int
+	Clock          clock.Clock
+	Logger         *slog.Logger
+	Metrics        *metric.Registry
 }
 
 // A Proxy runs listeners. It is safe for concurrent use.
@@ -69,6 +80,9 @@ type Proxy struct {
 
 // New is a proxy without listeners.
 func New(cfg Config) *Proxy {
+	if cfg.MaxConnections == 0 {
+		cfg.MaxConnections = shareOfDescriptors()
+	}
 	p := &Proxy{
 		cfg:       cfg,
 		relay:     tcp.New(tcp.Config{Gate: cfg.Gate, Clock: cfg.Clock}),
@@ -139,4 +153,12 @@ func (p *Proxy) Drain(ctx context.Context) error {
 	p.mu.Unlock()
 	p.wg.Wait()
 	return ctx.Err()
+}
+
+func shareOfDescriptors() int {
+	var limit syscall.Rlimit
+	if syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit) != nil {
+		return minConnections
+	}
+	return int(max(minConnections, min(limit.Cur, math.MaxInt32)/4))
 }

@@ -126,6 +126,10 @@ func (s *socket) accept(ctx context.Context, clk clock.Clock) {
 func (s *socket) pass(c net.Conn) {
 	for {
 		f := s.current.Load()
+		if f != nil && f.full() {
+			_ = c.Close()
+			return
+		}
 		if f != nil && f.offer(c) {
 			return
 		}
@@ -141,6 +145,8 @@ type feed struct {
 	conns chan net.Conn
 	done  chan struct{}
 	once  sync.Once
+	// full says that the listener has as many connections as it may.
+	full func() bool
 }
 
 func newFeed() *feed { return &feed{conns: make(chan net.Conn), done: make(chan struct{})} }

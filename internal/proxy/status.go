@@ -49,3 +49,11 @@ func (l *listener) status(state State) ListenerStatus {
 		State: state, Connections: l.service.connections(),
 	}
 }
+
+// Holds says whether the address, as a snapshot states it, is open already, so
+// that a listener which stays or replaces another needs no new socket.
+func (p *Proxy) Holds(stated string) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.sockets[stated] != nil
+}

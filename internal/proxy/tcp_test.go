@@ -58,6 +58,23 @@ func (p *pair) dial(t testing.TB) *net.TCPConn {
 	return c.(*net.TCPConn)
 }
 
+// wantReset connects and reads until the connection is reset, which may come
+// before connect has returned.
+func (p *pair) wantReset(t testing.TB) []byte {
+	t.Helper()
+	c, err := net.Dial("tcp", p.web.addr("web.calls.orders"))
+	var got []byte
+	if err == nil {
+		defer c.Close()
+		_ = c.SetDeadline(time.Now().Add(10 * time.Second))
+		got, err = io.ReadAll(c)
+	}
+	if !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("%q ended with %v, not with a reset", got, err)
+	}
+	return got
+}
+
 func say(t testing.TB, c net.Conn, s string) {
 	t.Helper()
 	buf := make([]byte, len(s))
@@ -140,10 +157,7 @@ func TestTCPBroken(t *testing.T) {
 		_ = c.(*net.TCPConn).SetLinger(0)
 	})
 	p := newPair(t, pairConfig{protocol: call.TCP, app: app})
-	got, err := io.ReadAll(p.dial(t))
-	if err == nil {
-		t.Errorf("%q ended as if it were whole", got)
-	}
+	p.wantReset(t)
 	if e := p.orders.gate.Finished(1)[0]; e.Outcome.Error != route.UpstreamClosed {
 		t.Errorf("inbound recorded %+v", e.Outcome)
 	}
@@ -155,18 +169,8 @@ func TestTCPBroken(t *testing.T) {
 func TestTCPNoApp(t *testing.T) {
 	t.Parallel()
 	p := newPair(t, pairConfig{protocol: call.TCP, app: "127.0.0.1:1"})
-	// The reset may come before connect has returned.
-	c, err := net.Dial("tcp", p.web.addr("web.calls.orders"))
-	if err == nil {
-		defer c.Close()
-		_ = c.SetDeadline(time.Now().Add(10 * time.Second))
-		var got []byte
-		if got, err = io.ReadAll(c); len(got) > 0 {
-			t.Errorf("got %q", got)
-		}
-	}
-	if !errors.Is(err, syscall.ECONNRESET) {
-		t.Errorf("the connection ended with %v, not with a reset", err)
+	if got := p.wantReset(t); len(got) > 0 {
+		t.Errorf("got %q", got)
 	}
 	if e := p.orders.gate.Finished(1)[0]; e.Outcome.Error != route.UpstreamRefused {
 		t.Errorf("inbound recorded %+v", e.Outcome)

@@ -38,9 +38,9 @@ func newMeshKey(local, expect identity.ID, endpoints []string) meshKey {
 
 func (u upstream) close() { u.web.Close() }
 
-func newApp(k appKey) upstream {
+func (p *Proxy) newApp(k appKey) upstream {
 	return upstream{
-		web:  web.NewApp(k.addr, k.h2),
+		web:  web.NewApp(k.addr, k.h2, p.cfg.Clock),
 		dial: func(ctx context.Context) (net.Conn, error) { return web.DialApp(ctx, k.addr) },
 	}
 }

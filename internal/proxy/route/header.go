@@ -78,6 +78,11 @@ func CheckHeader(h http.Header) error {
 			return badHeader("the header has " + single + " more than once")
 		}
 	}
+	for _, other := range []string{"X-Http-Method-Override", "X-Http-Method", "X-Method-Override"} {
+		if len(h[other]) > 0 {
+			return badHeader("the header asks for another method by " + other)
+		}
+	}
 	if len(h["Upgrade"]) > 0 || len(h["Http2-Settings"]) > 0 {
 		return &Refusal{UpgradeRefused, http.StatusNotImplemented, "the request asks for an upgrade of the protocol"}
 	}

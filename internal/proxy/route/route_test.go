@@ -151,6 +151,9 @@ func TestCheckHeader(t *testing.T) {
 		"host":          {http.Header{"Host": {"a", "a"}}, route.HeaderRefused},
 		"length":        {http.Header{"Content-Length": {"1", "1"}}, route.HeaderRefused},
 		"connection":    {http.Header{"Connection": {"close, X-Api-Key"}}, route.HeaderRefused},
+		"other method":  {http.Header{"X-Http-Method-Override": {"DELETE"}}, route.HeaderRefused},
+		"other method2": {http.Header{"X-Method-Override": {"DELETE"}}, route.HeaderRefused},
+		"other method3": {http.Header{"X-Http-Method": {"DELETE"}}, route.HeaderRefused},
 		"upgrade token": {http.Header{"Connection": {"UpGrade"}}, route.UpgradeRefused},
 		"upgrade":       {http.Header{"Upgrade": {"websocket"}}, route.UpgradeRefused},
 	} {

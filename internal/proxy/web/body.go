@@ -30,10 +30,10 @@ type body struct {
 	gone   atomic.Bool // the client left in the middle
 	broken atomic.Bool // the client sent what is no body
 	over   atomic.Bool
+	whole  atomic.Bool // src was read to its end
 
 	mu    sync.Mutex // held while src is read; guards what follows
 	armed time.Time
-	whole bool // src was read to its end
 }
 
 // Read implements io.Reader.
@@ -49,7 +49,7 @@ func (b *body) Read(p []byte) (int, error) {
 	switch {
 	case err == nil:
 	case errors.Is(err, io.EOF):
-		b.whole = true
+		b.whole.Store(true)
 		b.disarm()
 		for key := range b.trailer {
 			b.trailer[key] = b.from.Trailer[key]
@@ -82,6 +82,8 @@ func (b *body) Close() error {
 const (
 	readGrace = 50 * time.Millisecond
 	restTime  = 5 * time.Second
+	// restBytes is at most what of a refused request's body is thrown away.
+	restBytes = 64 << 20
 )
 
 // release returns once nobody reads the body any more, and nobody will.
@@ -96,7 +98,7 @@ func (b *body) release() {
 		b.mu.Lock()
 	}
 	defer b.mu.Unlock()
-	if b.deadline && !b.whole {
+	if b.deadline && !b.whole.Load() {
 		_ = b.control.SetReadDeadline(b.clk.Now().Add(restTime))
 	}
 }
@@ -117,6 +119,37 @@ func (b *body) arm() {
 func (b *body) disarm() {
 	if b.deadline {
 		_ = b.control.SetReadDeadline(time.Time{})
+	}
+}
+
+// lastUnlessRead makes the response the connection's last where part of the body
+// that went upstream is still to come: net/http waits for the rest only so long,
+// and takes what comes later for the next request.
+func (x *exchange) lastUnlessRead() {
+	if x.r.ProtoMajor == 1 && x.body != nil && !x.body.whole.Load() {
+		x.w.Header()["Connection"] = []string{"close"}
+	}
+}
+
+// unread says that the request has a body over HTTP/1.1 that nobody was given to
+// read.
+func (x *exchange) unread() bool {
+	return x.body == nil && x.r.ProtoMajor == 1 && x.r.ContentLength != 0 && x.r.Body != nil && x.r.Body != http.NoBody
+}
+
+// skipBody throws an unread body away, so that the connection can go on, behind
+// an answer of known length. A client that does not send the rest in time loses
+// the connection: what came later would be taken for the next request.
+func (x *exchange) skipBody() {
+	_ = x.control.SetReadDeadline(x.server.cfg.Clock.Now().Add(restTime))
+	if x.r.Header.Get("Expect") != "" {
+		return // net/http closes the connection; reading would ask for the body
+	}
+	if err := x.control.Flush(); err != nil {
+		return
+	}
+	if n, err := io.Copy(io.Discard, io.LimitReader(x.r.Body, restBytes)); err != nil || n == restBytes {
+		panic(http.ErrAbortHandler)
 	}
 }
 

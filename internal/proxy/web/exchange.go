@@ -20,6 +20,9 @@ type exchange struct {
 	r      *http.Request
 	req    call.Request
 
+	control *http.ResponseController
+	armed   time.Time // when the deadline for writing last moved
+
 	query   string // with its question mark
 	header  http.Header
 	trailer http.Header
@@ -34,8 +37,9 @@ type exchange struct {
 
 func (s *Server) handle(w http.ResponseWriter, r *http.Request) {
 	c, _ := r.Context().Value(connKey{}).(*conn)
-	x := &exchange{server: s, site: s.site.Load(), conn: c, w: w, r: r}
+	x := &exchange{server: s, site: s.site.Load(), conn: c, w: w, r: r, control: http.NewResponseController(w)}
 	x.begin()
+	x.armWrite()
 	if c.attested != nil {
 		process, refused := c.attested.Attestation()
 		x.req.Process = process
@@ -120,7 +124,7 @@ func (x *exchange) match() {
 func (x *exchange) refuse(v call.Verdict, code string, status int) {
 	p := newProblem(&x.req, v.ID, code, status)
 	contentType, body := p.encode(x.r.Header["Accept"])
-	p.answer(x.w, v.ID, &v, contentType, body)
+	x.answer(p, &v, contentType, body)
 }
 
 // deny reports and answers what the gate refused.
@@ -157,7 +161,22 @@ func (x *exchange) problem(code string, status int, failure string) {
 		x.out = int64(len(body))
 	}
 	x.finish(failure, status)
+	x.answer(p, v, contentType, body)
+}
+
+// answer sends p, which is recorded, and is done with the request.
+func (x *exchange) answer(p *problem, v *call.Verdict, contentType string, body []byte) {
+	x.armWrite()
+	x.armStream()
+	if x.unread() {
+		// Otherwise net/http waits for the body before it sends anything.
+		_ = x.control.EnableFullDuplex()
+	}
+	x.lastUnlessRead()
 	p.answer(x.w, v.ID, v, contentType, body)
+	if x.unread() {
+		x.skipBody()
+	}
 }
 
 // finish reports the outcome, once.
@@ -200,15 +219,30 @@ func (x *exchange) lost(err error) string {
 	return code
 }
 
-// armWrite moves the deadline of a client that reads slowly, see body.arm.
-func (x *exchange) armWrite(control *http.ResponseController, armed time.Time) time.Time {
+// armWrite moves the deadline of a client that reads slowly, see body.arm. It is
+// called before each write; net/http takes the deadline away with the end of the
+// response.
+func (x *exchange) armWrite() {
 	if x.r.ProtoMajor != 1 {
-		return armed
+		return
 	}
-	now := x.server.cfg.Clock.Now()
-	if now.Sub(armed) > stall/4 {
-		_ = control.SetWriteDeadline(now.Add(stall))
-		return now
+	if now := x.server.cfg.Clock.Now(); now.Sub(x.armed) > stall/4 {
+		x.armed = now
+		_ = x.control.SetWriteDeadline(now.Add(stall))
 	}
-	return armed
+}
+
+// armStream bounds the writes to a client of HTTP/2, which can leave them without
+// room (RFC 9113 section 5.2) and its connection alive. Unlike that of HTTP/1.1
+// the deadline ends the stream even where nothing is being written.
+func (x *exchange) armStream() {
+	if x.r.ProtoMajor == 2 {
+		_ = x.control.SetWriteDeadline(x.server.cfg.Clock.Now().Add(stall))
+	}
+}
+
+func (x *exchange) disarmStream() {
+	if x.r.ProtoMajor == 2 {
+		_ = x.control.SetWriteDeadline(time.Time{})
+	}
 }

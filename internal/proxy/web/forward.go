@@ -11,7 +11,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"time"
 
 	"github.com/parleymesh/parley/internal/call"
 	"github.com/parleymesh/parley/internal/proxy/route"
@@ -53,15 +52,14 @@ func (x *exchange) forward() {
 		x.fail(err)
 		return
 	}
-	control := http.NewResponseController(x.w)
-	interim := &interim{w: x.w, proto11: x.r.ProtoAtLeast(1, 1), expects: x.r.Header.Get("Expect") != ""}
-	out := x.outgoing(up, control, interim)
+	interim := &interim{arm: x.armWrite, w: x.w, proto11: x.r.ProtoAtLeast(1, 1), expects: x.r.Header.Get("Expect") != ""}
+	out := x.outgoing(up, interim)
 	if x.body != nil {
 		// Nothing reads the body once this handler has returned, and none of it is
 		// thrown away because the response begins early.
 		defer x.body.release()
 		if x.r.ProtoMajor == 1 {
-			_ = control.EnableFullDuplex()
+			_ = x.control.EnableFullDuplex()
 		}
 	}
 	resp, err := t.RoundTrip(out)
@@ -75,11 +73,11 @@ func (x *exchange) forward() {
 		x.fail(errors.New("the upstream changed the protocol unasked"))
 		return
 	}
-	x.respond(resp, up.mesh(), control)
+	x.respond(resp, up.mesh())
 }
 
 // outgoing is the request for the upstream: what was checked, and our own fields.
-func (x *exchange) outgoing(up Upstream, control *http.ResponseController, interim *interim) *http.Request {
+func (x *exchange) outgoing(up Upstream, interim *interim) *http.Request {
 	h := x.header
 	h[route.TraceParent] = []string{route.FormatTraceParent(x.req.Trace)}
 	if !x.kept {
@@ -105,7 +103,7 @@ func (x *exchange) outgoing(up Upstream, control *http.ResponseController, inter
 	}
 	if x.r.ContentLength != 0 && x.r.Body != nil && x.r.Body != http.NoBody {
 		x.body = &body{
-			src: x.r.Body, from: x.r, trailer: x.trailer, control: control,
+			src: x.r.Body, from: x.r, trailer: x.trailer, control: x.control,
 			clk: x.server.cfg.Clock, deadline: x.r.ProtoMajor == 1,
 		}
 		out.Body, out.Trailer = x.body, x.trailer
@@ -140,7 +138,12 @@ func (x *exchange) edgeFields(h http.Header) {
 
 // respond copies the response. The outcome is reported before the write that
 // ends it: the last one of a known length, or the end that returning sends.
-func (x *exchange) respond(resp *http.Response, fromMesh bool, control *http.ResponseController) {
+func (x *exchange) respond(resp *http.Response, fromMesh bool) {
+	if fromMesh && x.site.End == call.Edge && resp.StatusCode >= 400 && len(resp.Header[route.Decision]) == 1 {
+		x.reword(resp.Header[route.Decision][0], resp.StatusCode)
+		return
+	}
+	x.armWrite()
 	h := x.w.Header()
 	route.CleanResponse(h, resp.Header, fromMesh)
 	if len(h["Content-Type"]) == 0 {
@@ -151,6 +154,7 @@ func (x *exchange) respond(resp *http.Response, fromMesh bool, control *http.Res
 			h.Add("Trailer", name)
 		}
 	}
+	x.lastUnlessRead()
 	if len(resp.Trailer) > 0 {
 		// HTTP/2 may bring a length and trailers; HTTP/1.1 has room for one of them.
 		delete(h, "Content-Length")
@@ -163,7 +167,7 @@ func (x *exchange) respond(resp *http.Response, fromMesh bool, control *http.Res
 		return
 	}
 	x.w.WriteHeader(resp.StatusCode)
-	if err := x.copyBody(resp, control); err != nil {
+	if err := x.copyBody(resp); err != nil {
 		x.finish(x.lost(err), resp.StatusCode)
 		// The client must not take what it has for the whole.
 		panic(http.ErrAbortHandler)
@@ -174,21 +178,26 @@ func (x *exchange) respond(resp *http.Response, fromMesh bool, control *http.Res
 
 var errWrite = errors.New("the client does not read")
 
-func (x *exchange) copyBody(resp *http.Response, control *http.ResponseController) error {
+func (x *exchange) copyBody(resp *http.Response) error {
 	stream := resp.ContentLength < 0
 	if stream {
-		if err := control.Flush(); err != nil {
+		if err := x.control.Flush(); err != nil {
 			return err
 		}
 	}
+	// Members of the mesh may keep each other waiting; strangers may not.
+	strange := x.site.End == call.Edge
 	buf := x.server.buffers.Get().(*[copySize]byte)
 	defer x.server.buffers.Put(buf)
-	var armed time.Time
 	for {
 		n, err := resp.Body.Read(buf[:])
 		x.out += int64(n)
 		if n > 0 {
-			armed = x.armWrite(control, armed)
+			last := err != nil || !stream && x.out >= resp.ContentLength
+			x.armWrite()
+			if strange {
+				x.armStream()
+			}
 			if !stream && x.out >= resp.ContentLength {
 				x.finish("", resp.StatusCode)
 			}
@@ -197,7 +206,10 @@ func (x *exchange) copyBody(resp *http.Response, control *http.ResponseControlle
 				return errWrite
 			}
 			if stream && err == nil {
-				_ = control.Flush()
+				_ = x.control.Flush()
+			}
+			if strange && !last {
+				x.disarmStream()
 			}
 		}
 		if errors.Is(err, io.EOF) {
@@ -222,8 +234,9 @@ func (x *exchange) copyTrailer(resp *http.Response) {
 
 // interim passes 1xx responses on while the round trip lasts.
 type interim struct {
-	mu      sync.Mutex // guards over, and w until it is set
+	mu      sync.Mutex // guards over, and until it is set arm and w
 	over    bool
+	arm     func() // before each write
 	w       http.ResponseWriter
 	proto11 bool // HTTP/1.0 knows none
 	expects bool // the client waits for 100
@@ -235,6 +248,7 @@ func (i *interim) send(code int, header textproto.MIMEHeader) error {
 	if i.over || !i.proto11 || code == http.StatusContinue && !i.expects {
 		return nil
 	}
+	i.arm()
 	h := i.w.Header()
 	route.CleanResponse(h, http.Header(header), false)
 	i.w.WriteHeader(code)

@@ -102,6 +102,30 @@ func denial(req *call.Request) string {
 	return s + "."
 }
 
+// reword answers an edge's client in place of the callee's sidecar, which said to
+// the gateway what the gateway may know: names of services and its own identity.
+// The decision stays the sidecar's.
+func (x *exchange) reword(id string, status int) {
+	code := route.UpstreamRefused
+	switch status {
+	case http.StatusForbidden:
+		code = "call_not_allowed"
+	case http.StatusBadRequest:
+		code = route.HeaderRefused
+	case http.StatusGatewayTimeout:
+		code = route.UpstreamTimeout
+	}
+	p := newProblem(&x.req, id, code, status)
+	contentType, body := p.encode(x.r.Header["Accept"])
+	if x.r.Method != http.MethodHead {
+		x.out = int64(len(body))
+	}
+	x.finish("", status)
+	v := x.req.Verdict
+	v.ID = id
+	x.answer(p, &v, contentType, body)
+}
+
 // encode is the problem in the form that accept asks for.
 func (p *problem) encode(accept []string) (contentType string, body []byte) {
 	if !wantsText(accept) {

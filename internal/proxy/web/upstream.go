@@ -21,8 +21,11 @@ const (
 	meshIdle = 60 * time.Second
 	appIdle  = 30 * time.Second
 	// answerTimeout is the time from a whole request to the head of its response.
-	answerTimeout  = 5 * time.Minute
-	continueWait   = 5 * time.Second
+	answerTimeout = 5 * time.Minute
+	// continueWait is how long a body waits for the 100 that its client asked for,
+	// which may never come (RFC 9110 section 10.1.1). curl waits as long, and nginx
+	// sends none over HTTP/2.
+	continueWait   = time.Second
 	maxIdle        = 1024
 	maxAnswerBytes = 256 << 10
 	// leafMargin is how long before the end of a leaf its connections are left:
@@ -201,14 +204,38 @@ type App struct {
 }
 
 // NewApp reaches addr: host:port, or unix: and an absolute path. With h2 it
-// speaks HTTP/2 from the first byte, otherwise HTTP/1.1.
-func NewApp(addr string, h2 bool) *App {
+// speaks HTTP/2 from the first byte, otherwise HTTP/1.1. Deadlines are set by clk.
+func NewApp(addr string, h2 bool, clk clock.Clock) *App {
 	a := &App{addr: addr, t: newTransport(appIdle)}
-	a.t.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) { return DialApp(ctx, addr) }
+	a.t.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
+		c, err := DialApp(ctx, addr)
+		if err != nil {
+			return nil, err
+		}
+		return &patient{Conn: c, clk: clk}, nil
+	}
 	a.t.Protocols = new(http.Protocols)
 	a.t.Protocols.SetHTTP1(!h2)
 	a.t.Protocols.SetUnencryptedHTTP2(h2)
 	return a
+}
+
+// A patient connection to an application gives up on a write once nothing was
+// read on the other side for as long as stall. The client, which may be gone, is
+// not noticed while its body cannot be passed on.
+type patient struct {
+	net.Conn
+	clk   clock.Clock
+	armed time.Time // net/http writes from one goroutine at a time
+}
+
+// Write implements net.Conn.
+func (p *patient) Write(b []byte) (int, error) {
+	if now := p.clk.Now(); now.Sub(p.armed) > stall/4 {
+		p.armed = now
+		_ = p.SetWriteDeadline(now.Add(stall))
+	}
+	return p.Conn.Write(b)
 }
 
 // DialApp connects to an application's address.
