@@ -15,8 +15,8 @@ import (
 func TestAFullDiskRefusesAnApplyAndChangesNothing(t *testing.T) {
 	need(t, "mount")
 	curl, app := need(t, "curl"), startNginx(t)
-	r := &running{t: t, dir: shortDir(t)}
-	disk := filepath.Join(r.dir, "data")
+	dir := shortDir(t)
+	disk := filepath.Join(dir, "data")
 	if err := os.Mkdir(disk, 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -24,7 +24,7 @@ func TestAFullDiskRefusesAnApplyAndChangesNothing(t *testing.T) {
 	t.Cleanup(func() { run(t, "umount", "-l", disk) })
 	out := freePort(t)
 	mesh := fmt.Sprintf(nginxMesh, curl, out, freePort(t), app)
-	m := startIn(t, r.dir, mesh)
+	m := startIn(t, dir, mesh)
 
 	before, err := m.api.Status(context.Background())
 	if err != nil {
@@ -32,7 +32,7 @@ func TestAFullDiskRefusesAnApplyAndChangesNothing(t *testing.T) {
 	}
 	// The filler takes what is there; what SQLite and the log hold already is theirs.
 	_ = exec.Command("dd", "if=/dev/zero", "of="+filepath.Join(disk, "filler"), "bs=4k").Run() // ends with "no space left"
-	changed := filepath.Join(r.dir, "changed.yaml")
+	changed := filepath.Join(dir, "changed.yaml")
 	// A large comment, so that the revision does not fit into a free page.
 	text := mesh + "# " + strings.Repeat("x", 300<<10) + "\n"
 	text = strings.Replace(text, "/headers]", "/headers, /more]", 1)
@@ -58,14 +58,10 @@ func TestAFullDiskRefusesAnApplyAndChangesNothing(t *testing.T) {
 		return err == nil
 	})
 	m.until("calls pass", func() bool {
-		return strings.Contains(must(m.output(curl, "-s", fmt.Sprintf("http://127.0.0.1:%d/public/a", out))), "nginx saw")
+		got, err := exec.Command(curl, "-s", fmt.Sprintf("http://127.0.0.1:%d/public/a", out)).Output()
+		return err == nil && strings.Contains(string(got), "nginx saw")
 	})
 	if v, err := m.api.Verify(context.Background()); err != nil || !v.Intact {
 		t.Errorf("the log does not verify afterwards: %+v, %v", v, err)
 	}
-}
-
-func (r *running) output(name string, args ...string) (string, error) {
-	out, err := exec.Command(name, args...).CombinedOutput()
-	return string(out), err
 }

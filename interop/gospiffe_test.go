@@ -2,6 +2,7 @@ package interop
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -28,6 +29,8 @@ func play(role string) int {
 		_, err = workloadapi.FetchX509SVID(ctx)
 	case "watch":
 		err = watch(ctx)
+	case "take":
+		err = take(ctx, os.Getenv("PARLEY_INTEROP_ID"))
 	default:
 		err = errors.New("no such role")
 	}
@@ -37,6 +40,37 @@ func play(role string) int {
 	}
 	return 0
 }
+
+// take prints the key and the chain of the X509-SVID with an id, and what its trust
+// domain trusts, as PEM.
+func take(ctx context.Context, id string) error {
+	x, err := workloadapi.FetchX509Context(ctx)
+	if err != nil {
+		return err
+	}
+	for _, svid := range x.SVIDs {
+		if svid.ID.String() != id {
+			continue
+		}
+		chain, key, err := svid.Marshal()
+		if err != nil {
+			return err
+		}
+		bundle, err := x.Bundles.GetX509BundleForTrustDomain(svid.ID.TrustDomain())
+		if err != nil {
+			return err
+		}
+		roots, err := bundle.Marshal()
+		if err != nil {
+			return err
+		}
+		return json.NewEncoder(os.Stdout).Encode(material{chain, key, roots})
+	}
+	return errors.New("no such identity")
+}
+
+// material is what take prints.
+type material struct{ Chain, Key, Roots []byte }
 
 // watch follows X.509 and JWT SVIDs through three renewals, and validates a
 // token with the bundle and with the Workload API.
@@ -93,14 +127,22 @@ func tryToken(ctx context.Context, source *workloadapi.JWTSource) error {
 	return nil
 }
 
-// TestGoSPIFFEThroughThreeRenewals is the reference client, unchanged.
-func TestGoSPIFFEThroughThreeRenewals(t *testing.T) {
+// ownClient is a copy of this program, which every user may run.
+func ownClient(t *testing.T) string {
+	t.Helper()
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
 	mine := filepath.Join(shortDir(t), "client")
 	run(t, "cp", self, mine)
+	run(t, "chmod", "755", mine)
+	return mine
+}
+
+// TestGoSPIFFEThroughThreeRenewals is the reference client, unchanged.
+func TestGoSPIFFEThroughThreeRenewals(t *testing.T) {
+	mine := ownClient(t)
 	r := start(t, fmt.Sprintf(`
 trust_domain: interop.example
 leaf_ttl: 12s

@@ -6,10 +6,12 @@ package interop
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -70,7 +72,12 @@ type running struct {
 	t   *testing.T
 	dir string
 	api *api.Client
-	cmd *exec.Cmd
+
+	cmd   *exec.Cmd
+	ended chan error
+	log   *strings.Builder // read once the process has ended
+	// down are listeners that are not expected to open.
+	down []string
 }
 
 // shortDir is a directory that every user may enter, with a path short enough
@@ -88,61 +95,110 @@ func shortDir(t *testing.T) string {
 	return dir
 }
 
-// start runs the mesh until the test ends.
-func start(t *testing.T, mesh string) *running {
+// start runs the mesh until the test ends. Every listener opens but those of down.
+func start(t *testing.T, mesh string, down ...string) *running {
 	t.Helper()
-	return startIn(t, shortDir(t), mesh)
+	return startIn(t, shortDir(t), mesh, down...)
 }
 
 // startIn is start with the data under dir.
-func startIn(t *testing.T, dir, mesh string) *running {
+func startIn(t *testing.T, dir, mesh string, down ...string) *running {
 	t.Helper()
-	r := &running{t: t, dir: dir}
-	file := filepath.Join(r.dir, "parley.yaml")
-	if err := os.WriteFile(file, []byte(mesh), 0o644); err != nil {
+	r := &running{t: t, dir: dir, down: down}
+	if err := os.WriteFile(r.file(), []byte(mesh), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	r.cmd = exec.Command(parleyBinary, "dev", "--file", file, "--dir", filepath.Join(r.dir, "data"))
-	r.cmd.Env = os.Environ()
-	var log strings.Builder
-	r.cmd.Stdout, r.cmd.Stderr = &log, &log
-	if err := r.cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	ended := make(chan error, 1)
-	go func() { ended <- r.cmd.Wait() }()
-	t.Cleanup(func() {
-		_ = r.cmd.Process.Signal(syscall.SIGTERM) // it may have ended
-		select {
-		case err := <-ended:
-			if err != nil && t.Failed() {
-				t.Logf("parley: %v", err)
-			}
-		case <-time.After(20 * time.Second):
-			r.cmd.Process.Kill()
-			t.Error("parley did not stop")
-		}
-		if t.Failed() {
-			t.Logf("parley said:\n%s", log.String())
-		}
-	})
 	var err error
 	if r.api, err = api.New(filepath.Join(r.dir, "data", "api.sock")); err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(r.api.Close)
+	t.Cleanup(r.stop)
+	r.launch()
+	return r
+}
+
+// in is r for a subtest.
+func (r *running) in(t *testing.T) *running {
+	sub := *r
+	sub.t = t
+	return &sub
+}
+
+// file is the mesh file that the process starts with.
+func (r *running) file() string { return filepath.Join(r.dir, "parley.yaml") }
+
+// launch starts the process and waits until the mesh is ready.
+func (r *running) launch() {
+	r.t.Helper()
+	r.cmd = exec.Command(parleyBinary, "dev", "--file", r.file(), "--dir", filepath.Join(r.dir, "data"))
+	r.log = &strings.Builder{}
+	r.cmd.Stdout, r.cmd.Stderr = r.log, r.log
+	if err := r.cmd.Start(); err != nil {
+		r.t.Fatal(err)
+	}
+	r.ended = make(chan error, 1)
+	go func(cmd *exec.Cmd, ended chan<- error) { ended <- cmd.Wait() }(r.cmd, r.ended)
 	r.until("the mesh is ready", func() bool {
+		select {
+		case err := <-r.ended:
+			r.ended <- err
+			r.t.Fatalf("parley ended: %v", err)
+		default:
+		}
 		st, err := r.api.Status(context.Background())
 		if err != nil || st.Revision == 0 || len(st.Listeners) == 0 {
 			return false
 		}
 		for _, l := range st.Listeners {
-			if l.State != api.StateOK {
+			if want := !slices.Contains(r.down, l.Name); (l.State == api.StateOK) != want {
 				return false
 			}
 		}
 		return true
 	})
-	return r
+}
+
+// stop ends the process as an operator does, which has to work.
+func (r *running) stop() {
+	if r.cmd == nil || r.cmd.Process == nil {
+		return
+	}
+	_ = r.cmd.Process.Signal(syscall.SIGTERM) // it may have ended
+	select {
+	case err := <-r.ended:
+		if err != nil {
+			r.t.Errorf("parley ended with %v", err)
+		}
+	case <-time.After(20 * time.Second):
+		_ = r.cmd.Process.Kill()
+		<-r.ended
+		r.t.Error("parley did not stop")
+	}
+	if r.t.Failed() {
+		r.t.Logf("parley said:\n%s", r.log.String())
+	}
+}
+
+// kill ends the process with kill -9; launch starts it again.
+func (r *running) kill() {
+	r.t.Helper()
+	if err := r.cmd.Process.Kill(); err != nil {
+		r.t.Fatal(err)
+	}
+	<-r.ended
+}
+
+// apply brings a mesh file into force with `parley apply`.
+func (r *running) apply(mesh string) {
+	r.t.Helper()
+	file := filepath.Join(r.dir, "next.yaml")
+	if err := os.WriteFile(file, []byte(mesh), 0o644); err != nil {
+		r.t.Fatal(err)
+	}
+	if said, err := r.parley("apply", "-f", file); err != nil {
+		r.t.Fatalf("parley apply: %v\n%s", err, said)
+	}
 }
 
 // socket is the Workload API's.
@@ -170,34 +226,69 @@ func (r *running) until(what string, done func() bool) {
 // events are those of a filter, once there are at least n.
 func (r *running) events(n int, p api.ListEventsParams) (found []*audit.Event) {
 	r.t.Helper()
-	p.Limit = 1000
 	r.until(fmt.Sprintf("%d events of %+v", n, p), func() bool {
-		list, err := r.api.Events(context.Background(), p)
+		found = r.list(p)
+		return len(found) >= n
+	})
+	return found
+}
+
+// list is every event of a filter.
+func (r *running) list(p api.ListEventsParams) (found []*audit.Event) {
+	r.t.Helper()
+	for p.Limit = 1000; ; {
+		page, err := r.api.Events(context.Background(), p)
 		if err != nil {
-			return false
+			r.t.Fatal(err)
 		}
-		found = found[:0]
-		for _, entry := range list.Items {
+		for _, entry := range page.Items {
 			e, err := audit.Decode(entry.Event)
 			if err != nil {
 				r.t.Fatal(err)
 			}
 			found = append(found, e)
 		}
-		return len(found) >= n
-	})
-	return found
+		if page.Next == "" {
+			return found
+		}
+		p.Cursor = page.Next
+	}
 }
 
-// freePort is a loopback port that nobody has at the moment.
+// both are the two events of the call with a request id, by end, once both are
+// there.
+func (r *running) both(id string) (outbound, inbound *audit.Event) {
+	r.t.Helper()
+	for _, e := range r.events(2, api.ListEventsParams{RequestID: id}) {
+		switch {
+		case e.Call != nil && e.Call.End == "outbound" && outbound == nil:
+			outbound = e
+		case e.Call != nil && e.Call.End == "inbound" && inbound == nil:
+			inbound = e
+		default:
+			r.t.Fatalf("%s: one event too many: %+v", id, e)
+		}
+	}
+	if outbound == nil || inbound == nil {
+		r.t.Fatalf("%s: not one event at each end", id)
+	}
+	return outbound, inbound
+}
+
+// freePort is a loopback port that nobody has at the moment, and that no outgoing
+// connection gets either: it is still free when a killed process starts again.
 func freePort(t *testing.T) int {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for range 200 {
+		port := 20000 + rand.IntN(12000) // below net.ipv4.ip_local_port_range
+		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+		if err == nil {
+			l.Close()
+			return port
+		}
 	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
+	t.Fatal("no port is free")
+	return 0
 }
 
 // run runs a program and fails the test where it fails.

@@ -2,9 +2,9 @@ package interop
 
 import (
 	"fmt"
-	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -61,102 +61,103 @@ services:
 `
 
 // TestPostgresBehindASidecar uses it with psql and drives it with pgbench across
-// a renewal: connections outlive the certificates that they were made with.
+// a renewal of both ends' certificates: connections outlive the certificates that
+// they were made with, and new ones use the new certificates.
 func TestPostgresBehindASidecar(t *testing.T) {
 	port, bin := startPostgres(t)
 	out := freePort(t)
 	r := start(t, fmt.Sprintf(postgresMesh, out, freePort(t), port))
 	conn := []string{"-h", "127.0.0.1", "-p", fmt.Sprint(out), "-U", "postgres"}
+	pg := func(program string, args ...string) string {
+		t.Helper()
+		got, err := asUser(t, "postgres", filepath.Join(bin, program), append(slices.Clone(conn), args...)...)
+		if err != nil {
+			t.Fatalf("%s: %v\n%s", program, err, got)
+		}
+		return got
+	}
+	if got := pg("psql", "-Atc", "select 6 * 7", "postgres"); strings.TrimSpace(got) != "42" {
+		t.Fatalf("psql got %q", got)
+	}
+	pg("pgbench", "-i", "-q", "postgres")
 
-	got, err := asUser(t, "postgres", filepath.Join(bin, "psql"), append(conn, "-Atc", "select 6 * 7", "postgres")...)
-	if err != nil || strings.TrimSpace(got) != "42" {
-		t.Fatalf("psql: %v\n%s", err, got)
-	}
-	if got, err := asUser(t, "postgres", filepath.Join(bin, "pgbench"), append(conn, "-i", "-q", "postgres")...); err != nil {
-		t.Fatalf("pgbench -i: %v\n%s", err, got)
-	}
-	began := time.Now()
-	got, err = asUser(t, "postgres", filepath.Join(bin, "pgbench"), append(conn, "-c", "8", "-T", "10", "postgres")...)
-	if err != nil || !strings.Contains(got, "number of failed transactions: 0 (0.000%)") || strings.Contains(got, "ERROR") {
-		t.Fatalf("pgbench: %v\n%s", err, got)
-	}
-	t.Log(got)
-	renewed := r.events(1, api.ListEventsParams{Action: string(audit.SVIDIssued), Since: began})
-	if len(renewed) == 0 {
-		t.Error("no certificate was renewed during the run")
-	}
-	// psql, pgbench -i and eight clients, besides pgbench's own first connections.
-	for _, end := range []string{"inbound", "outbound"} {
-		n := 0
-		for _, e := range r.events(20, api.ListEventsParams{From: "report", To: "db"}) {
-			if e.Call != nil && e.Call.End == end && e.Outcome == audit.Allowed {
-				n++
-			}
+	before, began := r.serials(), time.Now()
+	// Beside the eight that stay connected, two connect anew for each transaction.
+	anew := make(chan string, 1)
+	go func() {
+		got, err := asUser(t, "postgres", filepath.Join(bin, "pgbench"), append(slices.Clone(conn), "-n", "-S", "-C", "-c", "2", "-T", "10", "postgres")...)
+		if err != nil {
+			got += err.Error() + ": ERROR"
 		}
-		if n < 10 {
-			t.Errorf("%d connections on record at the %s end, want 10 at least", n, end)
+		anew <- got
+	}()
+	stay := pg("pgbench", "-c", "8", "-T", "10", "postgres")
+	for name, got := range map[string]string{"pgbench -c 8": stay, "pgbench -C": <-anew} {
+		if !strings.Contains(got, "number of failed transactions: 0 (0.000%)") || strings.Contains(got, "ERROR") || strings.Contains(got, "FATAL") {
+			t.Errorf("%s:\n%s", name, got)
+		}
+		t.Log(got)
+	}
+	after := r.serials()
+	pg("psql", "-Atc", "select 1", "postgres")
+	for _, service := range []string{"report", "db"} {
+		if before[service] == after[service] {
+			t.Errorf("%s still has certificate %s: no renewal was crossed", service, before[service])
 		}
 	}
+	r.crossed(began, before, after)
 }
 
-// TestAnotherUserAndAnotherProgramAreRefused holds outbound listener and Workload
-// API to who connects, not to where from.
-func TestAnotherUserAndAnotherProgramAreRefused(t *testing.T) {
-	curl, app := need(t, "curl"), startNginx(t)
-	out := freePort(t)
-	mesh := fmt.Sprintf(nginxMesh, curl, out, freePort(t), app)
-	mesh = strings.Replace(mesh, fmt.Sprintf("{exe: %s}", curl), fmt.Sprintf("{exe: %s, user: root}", curl), 1)
-	r := start(t, mesh)
-	url := fmt.Sprintf("http://127.0.0.1:%d/public/a", out)
-	if got := run(t, curl, "-s", url); !strings.Contains(got, "nginx saw") {
-		t.Fatalf("the service itself got %q", got)
-	}
-	other := filepath.Join(shortDir(t), "curl2")
-	run(t, "cp", curl, other)
-	run(t, "chmod", "755", other)
-	for name, got := range map[string]string{
-		"another user":    must(asUser(t, "nobody", curl, "-s", "-i", url)),
-		"another program": run(t, other, "-s", "-i", url),
-	} {
-		if !strings.Contains(got, " 403 ") || strings.Contains(got, "nginx saw") {
-			t.Errorf("%s got:\n%s", name, got)
-			continue
-		}
-		e := r.events(1, api.ListEventsParams{Action: string(audit.ProcessRefused)})
-		if id := header(got, "Parley-Decision"); !hasID(e, id) {
-			t.Errorf("%s: decision %q is not on record", name, id)
-		}
-	}
-	self, err := os.Executable()
+// serials are those of the certificates that the services have now.
+func (r *running) serials() map[string]string {
+	r.t.Helper()
+	st, err := r.api.Status(r.t.Context())
 	if err != nil {
-		t.Fatal(err)
+		r.t.Fatal(err)
 	}
-	mine := filepath.Join(shortDir(t), "client")
-	run(t, "cp", self, mine)
-	run(t, "chmod", "755", mine)
-	for name, cmd := range map[string]*exec.Cmd{
-		"another user":    exec.Command(need(t, "runuser", "/sbin/runuser"), "-u", "nobody", "--", mine),
-		"another program": exec.Command(mine),
-	} {
-		cmd.Dir = "/"
-		cmd.Env = []string{"PARLEY_INTEROP_ROLE=fetch", "SPIFFE_ENDPOINT_SOCKET=unix://" + r.socket()}
-		got, err := cmd.CombinedOutput()
-		if err == nil || !strings.Contains(string(got), "PermissionDenied") {
-			t.Errorf("Workload API, %s: %v\n%s", name, err, got)
-		}
+	all := map[string]string{}
+	for _, s := range st.Services {
+		all[s.Name] = s.Serial
 	}
-	if e := r.events(2, api.ListEventsParams{Action: string(audit.WorkloadRefused)}); len(e) < 2 {
-		t.Errorf("%d refusals of the Workload API on record, want 2", len(e))
-	}
+	return all
 }
 
-func must(out string, _ error) string { return out }
-
-func hasID(events []*audit.Event, id string) bool {
-	for _, e := range events {
-		if e.ID == id {
-			return true
+// crossed holds the record to what the run was for: eight connections made with
+// the certificates of before that ended well after those were renewed, connections
+// made anew all the time, and the last one made with the certificates of after.
+func (r *running) crossed(began time.Time, before, after map[string]string) {
+	r.t.Helper()
+	for _, end := range []string{"outbound", "inbound"} {
+		old, anew, last := 0, 0, (*audit.Event)(nil)
+		r.until("the last connection is on record at the "+end+" end", func() bool {
+			old, anew, last = 0, 0, nil
+			for _, e := range r.list(api.ListEventsParams{From: "report", To: "db", Since: began}) {
+				if e.Call == nil || e.Call.End != end {
+					continue
+				}
+				if e.Outcome != audit.Allowed || e.Call.Error != "" {
+					r.t.Errorf("%s: %s, %q", end, e.Outcome, e.Call.Error)
+				}
+				// What this end saw of the other one, and whose certificate that was.
+				seen, service := e.TLS, "report"
+				if end == "outbound" {
+					seen, service = e.UpstreamTLS, "db"
+				}
+				whole := e.Call.Duration > (9 * time.Second).Microseconds()
+				switch {
+				case whole && seen.PeerSerial == before[service]:
+					old++
+				case seen.PeerSerial != before[service]:
+					anew++
+				}
+				if seen.PeerSerial == after[service] && !whole {
+					last = e
+				}
+			}
+			return last != nil && old >= 8
+		})
+		if old != 8 || anew < 10 {
+			r.t.Errorf("%s: %d connections outlived their certificates, want 8; %d were made with later ones", end, old, anew)
 		}
 	}
-	return false
 }

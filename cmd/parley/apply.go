@@ -1,10 +1,6 @@
 package main
 
 import (
-	"errors"
-	"io"
-	"os"
-	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -12,9 +8,6 @@ import (
 	"github.com/parleymesh/parley/internal/control/api"
 	"github.com/parleymesh/parley/internal/fault"
 )
-
-// maxMeshFile is the largest mesh file that the admin API takes, in bytes.
-const maxMeshFile = 4 << 20
 
 func (a *app) applyCommand() *cobra.Command {
 	var file string
@@ -28,7 +21,7 @@ func (a *app) applyCommand() *cobra.Command {
   render | parley apply -f -          from standard input`,
 		Args: arguments(0, 0, "no arguments; name the file with --file"),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			text, name, err := a.readMeshFile(file)
+			text, name, err := readMesh(a.in, file, "name the file: parley apply -f FILE")
 			if err != nil {
 				return err
 			}
@@ -68,50 +61,6 @@ func (c *changeFlags) add(cmd *cobra.Command) {
 	f.BoolVar(&c.exitCode, "exit-code", false, "with --dry-run: exit 1 if something would change")
 	f.StringVar(&c.message, "message", "", "a note for the history")
 	f.Int64Var(&c.expect, "expect", 0, "only if this `revision` is still the newest")
-}
-
-// readMeshFile is the text of a mesh file and the name that faults shall show.
-func (a *app) readMeshFile(file string) (text, name string, err error) {
-	in, name := a.in, "stdin"
-	if file != "-" {
-		f, err := os.Open(file)
-		if err != nil {
-			return "", "", unreadable(err, file)
-		}
-		defer f.Close()
-		in, name = f, filepath.ToSlash(file)
-	}
-	data, err := io.ReadAll(io.LimitReader(in, maxMeshFile+1))
-	switch {
-	case err != nil:
-		return "", "", unreadable(err, file)
-	case len(data) > maxMeshFile:
-		return "", "", fault.New(fault.MeshTooLarge, "is it the right file?", "%s is larger than 4 MiB", name)
-	}
-	return string(data), name, nil
-}
-
-func unreadable(err error, file string) error {
-	hint := "name the file: parley apply -f FILE"
-	if errors.Is(err, os.ErrPermission) {
-		hint = "ls -l " + quoted(file)
-	}
-	var p *os.PathError
-	if errors.As(err, &p) {
-		err = p.Err
-	}
-	return fault.Wrap(err, fault.MeshUnreadable, hint, "cannot read %s", file)
-}
-
-// quoted is a file name as a shell takes it.
-func quoted(file string) string {
-	plain := func(r rune) bool {
-		return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("._-/+", r)
-	}
-	if file != "" && strings.IndexFunc(file, func(r rune) bool { return !plain(r) }) < 0 {
-		return file
-	}
-	return "'" + strings.ReplaceAll(file, "'", `'\''`) + "'"
 }
 
 // withSource gives faults in the file that was sent the text for their excerpts.

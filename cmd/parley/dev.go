@@ -1,6 +1,9 @@
 package main
 
 import (
+	"net"
+	"strconv"
+
 	"github.com/spf13/cobra"
 
 	"github.com/parleymesh/parley/cmd/parley/term"
@@ -42,8 +45,11 @@ ledger, each a process of its own), and prints what to try. Ctrl-C stops all of 
 		Args: arguments(0, 0, "no arguments"),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			o.JSON, o.Terminal = a.term.JSON(), a.term
-			if o.PortBase > 65535-40 {
-				return usage("parley dev --help", "--port-base is at most %d: the shop needs 40 ports", 65535-40)
+			if err := checkAddress("metrics", o.Metrics); err != nil {
+				return err
+			}
+			if o.Dir == "" {
+				return usage("parley dev --dir .parley", "--dir names a directory")
 			}
 			if o.Try && o.MeshFile != "" {
 				return usage("parley dev --try", "--try makes the calls of the built-in shop, so it goes without --file")
@@ -63,4 +69,16 @@ ledger, each a process of its own), and prints what to try. Ctrl-C stops all of 
 		RunE: func(cmd *cobra.Command, args []string) error { return a.runDevApp(cmd.Context(), args[0]) },
 	})
 	return cmd
+}
+
+// checkAddress refuses a host:port that is none.
+func checkAddress(flag, addr string) error {
+	if addr == "" {
+		return nil
+	}
+	_, port, err := net.SplitHostPort(addr)
+	if n, nerr := strconv.Atoi(port); err != nil || nerr != nil || n < 0 || n > 65535 {
+		return usage("for example --"+flag+" 127.0.0.1:7445", "--%s is host:port, not %q", flag, addr)
+	}
+	return nil
 }

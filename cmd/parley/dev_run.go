@@ -27,11 +27,6 @@ func runDev(ctx context.Context, o devOptions) error {
 	if err != nil {
 		return err
 	}
-	if o.Fresh {
-		if err := forget(cfg.Dir); err != nil {
-			return err
-		}
-	}
 	t := o.Terminal
 	t.Notef("parley %s - a whole mesh on this machine, for development only\n", version().Version)
 	began := cfg.Clock.Now()
@@ -51,7 +46,7 @@ func present(ctx context.Context, o devOptions, m *dev.Mesh, took time.Duration)
 	if o.Try {
 		return tryDev(ctx, o.Terminal, m)
 	}
-	if err := showDev(ctx, o.Terminal, m, took); err != nil {
+	if err := showDev(ctx, o.Terminal, m, took); err != nil && ctx.Err() == nil {
 		return err
 	}
 	select {
@@ -66,7 +61,7 @@ func present(ctx context.Context, o devOptions, m *dev.Mesh, took time.Duration)
 // devConfig turns what was asked for into what is started.
 func devConfig(o devOptions) (dev.Config, error) {
 	cfg := dev.Config{
-		Dir: o.Dir, PortBase: o.PortBase, Metrics: o.Metrics, Version: version().wire(), Env: os.Environ(), Clock: clock.System{}, Debug: o.debug,
+		Dir: o.Dir, Fresh: o.Fresh, PortBase: o.PortBase, Metrics: o.Metrics, Version: version().wire(), Env: os.Environ(), Clock: clock.System{}, Debug: o.debug,
 		// Everything an operator must know is said on the terminal; the log is
 		// for what goes wrong behind it.
 		Logger: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})),
@@ -82,42 +77,18 @@ func devConfig(o devOptions) (dev.Config, error) {
 	if name == "" {
 		return cfg, nil
 	}
-	text, err := os.ReadFile(name)
+	text, shown, err := readMesh(nil, name, "name another: parley dev -f FILE")
 	if errors.Is(err, fs.ErrNotExist) && o.MeshFile == "" {
 		return cfg, nil
 	}
 	if err != nil {
-		return cfg, fault.Wrap(err, fault.MeshUnreadable, "parley dev --file another.yaml", "the mesh file %s cannot be read", name)
+		return cfg, err
 	}
-	if strings.TrimSpace(string(text)) == "" {
+	if strings.TrimSpace(text) == "" {
 		return cfg, fault.New(fault.MeshSyntax, "parley dev, without a file, shows a whole one", "the mesh file %s is empty", name)
 	}
-	cfg.MeshName, cfg.MeshText = name, string(text)
+	cfg.MeshName, cfg.MeshText = shown, text
 	return cfg, nil
-}
-
-// forget removes what Parley wrote into dir, and nothing else: a mistyped --dir
-// costs nobody their files.
-func forget(dir string) error {
-	entries, err := os.ReadDir(dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	for _, e := range entries {
-		if !dev.Owns(e.Name()) {
-			return fault.New(fault.Usage, "remove it yourself, or name another --dir",
-				"%s holds %q, which Parley did not put there: nothing was removed", dir, e.Name())
-		}
-	}
-	for _, e := range entries {
-		if err := os.RemoveAll(filepath.Join(dir, e.Name())); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // tryDev makes the calls of the tour.

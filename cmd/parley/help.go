@@ -125,7 +125,11 @@ func unknownCommand(cmd *cobra.Command, name string) error {
 func flagError(cmd *cobra.Command, err error) error {
 	hint := cmd.CommandPath() + " --help"
 	var unknown *pflag.NotExistError
-	if !errors.As(err, &unknown) {
+	var invalid *pflag.InvalidValueError
+	switch {
+	case errors.As(err, &invalid):
+		return usage(hint, "--%s is %s, not %q", invalid.GetFlag().Name, wanted(invalid.GetFlag()), invalid.GetValue())
+	case !errors.As(err, &unknown):
 		return usage(hint, "%v", err)
 	}
 	name := unknown.GetSpecifiedName()
@@ -144,4 +148,17 @@ func flagError(cmd *cobra.Command, err error) error {
 		hint = fmt.Sprintf("there is a flag with a similar name: --%s", near)
 	}
 	return usage(hint, "%s has no flag `--%s`", cmd.CommandPath(), name)
+}
+
+// wanted says what a flag takes.
+func wanted(f *pflag.Flag) string {
+	switch f.Value.Type() {
+	case "int", "int64":
+		return "a whole number"
+	case "bool":
+		return "true or false"
+	case "duration":
+		return "a time such as 30s"
+	}
+	return "a " + f.Value.Type()
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"path/filepath"
 	"slices"
 	"testing"
 	"time"
@@ -37,6 +38,15 @@ func TestScript(t *testing.T) {
 			"code":   codeCommand,
 			"socket": socketCommand,
 			"runs":   runsCommand,
+
+			"damage":   scriptCommand("damage FILE HOW OFFSET [LENGTH]", 3, damageCommand),
+			"expand":   scriptCommand("expand FILE...", 1, expandCommand),
+			"idle":     scriptCommand("idle DIR", 1, idleCommand),
+			"occupy":   scriptCommand("occupy PORT", 1, occupyCommand),
+			"ports":    scriptCommand("ports NAME...", 1, portsCommand),
+			"recorded": scriptCommand("recorded PATH ACTION N", 3, recordedCommand),
+			"replace":  scriptCommand("replace FILE OLD NEW TO", 4, replaceCommand),
+			"tree":     scriptCommand("tree DIR FILE", 2, treeCommand),
 		},
 		Setup: func(env *testscript.Env) error {
 			// A short directory of its own: a Unix socket's path has at most 107 bytes.
@@ -96,9 +106,10 @@ func socketCommand(ts *testscript.TestScript, neg bool, args []string) {
 	})
 }
 
-// runsCommand is `runs PATH`: wait until the newest revision of the server that
+// runsCommand is `runs PATH`: wait until the newest revision of the mesh that
 // listens there runs in full, with a certificate for everybody and every listener
-// open.
+// open, and `parley dev` has written down its root; a script that starts it a second
+// time removes that file before.
 func runsCommand(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 1 {
 		ts.Fatalf("usage: runs PATH")
@@ -107,6 +118,9 @@ func runsCommand(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(err)
 	defer client.Close()
 	waitFor(ts, "no revision runs in full behind "+args[0], func() bool {
+		if _, err := os.Stat(filepath.Join(filepath.Dir(ts.MkAbs(args[0])), "ca.pem")); err != nil {
+			return false
+		}
 		s, err := client.Status(context.Background())
 		return err == nil && complete(s)
 	})

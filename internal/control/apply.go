@@ -91,7 +91,7 @@ func (s *Server) parse(name string, text []byte) (*mesh.File, error) {
 	if file.TrustDomain != s.cfg.TrustDomain.String() {
 		f := fault.New(fault.MeshValue, fmt.Sprintf("write %s, or start a server with another data directory", s.cfg.TrustDomain),
 			"this server's trust domain is %s and cannot become %s", s.cfg.TrustDomain, file.TrustDomain)
-		f.File, f.Line = name, file.Line("trust_domain")
+		file.Mark(f, "trust_domain")
 		return nil, f
 	}
 	return file, nil

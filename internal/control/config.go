@@ -161,7 +161,7 @@ func (s *Server) stored(ctx context.Context, number int64) (rev *Revision, err e
 	case err != nil:
 		return nil, fmt.Errorf("read revision %d: %w", number, err)
 	}
-	return rev, nil
+	return rev, rev.Intact()
 }
 
 // checkLabel holds what is written for people to a length and to what a

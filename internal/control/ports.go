@@ -7,10 +7,13 @@ package control
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"time"
 
 	"github.com/parleymesh/parley/internal/audit"
+	"github.com/parleymesh/parley/internal/fault"
 	"github.com/parleymesh/parley/internal/mesh"
 	"github.com/parleymesh/parley/internal/snapshot"
 )
@@ -38,6 +41,16 @@ type Revision struct {
 	Ports mesh.Ports
 	// RollbackOf is the revision whose text this repeats, 0 for none.
 	RollbackOf int64
+}
+
+// Intact is fault.StoreCorrupt where the text is not what was accepted: it would
+// be another policy, and nobody has decided on that.
+func (r *Revision) Intact() error {
+	if digest := sha256.Sum256(r.Text); hex.EncodeToString(digest[:]) != r.Digest {
+		return fault.New(fault.StoreCorrupt, "keep the data directory for inspection, and restore the last good copy of the database",
+			"the text of revision %d is not the one that was applied: its SHA-256 is %x, not %s", r.Number, digest, r.Digest)
+	}
+	return nil
 }
 
 // Revisions keeps the mesh file's history.

@@ -104,10 +104,13 @@ type app struct {
 	entries []string
 }
 
-// listen answers asks until the input ends.
+// listen answers asks until the input ends. Nobody waits for the answers to
+// calls that are under way then: they are given up.
 func (a *app) listen(ctx context.Context, in io.Reader) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	lines := bufio.NewScanner(in)
 	for lines.Scan() {
 		var q ask

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 )
 
@@ -67,12 +66,4 @@ func (m *Mesh) Commands() []Command {
 		out = append(out, Command{"change the mesh file, then see what that would do", fmt.Sprintf("%s apply --dry-run -f %s", p, m.shell("parley.yaml"))})
 	}
 	return out
-}
-
-// Owns says whether a name in a data directory is one that Parley makes.
-func Owns(name string) bool {
-	base, _, _ := strings.Cut(name, "-") // parley.db-wal
-	return slices.Contains([]string{
-		"agent", "api.sock", "bin", "buyer.key", "ca", "ca.pem", "master.key", "parley.db", "parley.lock", "parley.yaml", "reader.key", "workload.sock",
-	}, base)
 }

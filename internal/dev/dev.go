@@ -9,9 +9,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"maps"
-	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -31,6 +31,8 @@ type Config struct {
 	Self string
 	// Dir is the data directory. It is kept from one start to the next.
 	Dir string
+	// Fresh forgets what is in Dir first, once nothing else stands in the way.
+	Fresh bool
 	// MeshName and MeshText are a mesh file of one's own; without a text the
 	// shop runs.
 	MeshName string
@@ -84,50 +86,53 @@ type Mesh struct {
 // stopTime bounds how long stopping may take.
 const stopTime = 10 * time.Second
 
-// Start starts a mesh and returns when every part of it is ready. Nothing is
-// left running where it fails. Stop it with Stop.
+// Start starts a mesh and returns when every part of it is ready. Where it fails
+// nothing is left running, a data directory that it made is gone again, and one
+// that was there is as the refusing part found it. Stop it with Stop.
 func Start(ctx context.Context, cfg Config) (_ *Mesh, err error) {
 	if cfg.Dir, err = filepath.Abs(cfg.Dir); err != nil {
 		return nil, err
 	}
 	m := &Mesh{Dir: cfg.Dir, Demo: cfg.MeshText == "", clock: cfg.Clock, apps: map[string]*process{}, keys: map[string]string{}}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, m.Stop(context.WithoutCancel(ctx)))
-		}
-	}()
-	// Services may run as other users: they have to get to the Workload API's
-	// socket, and everything else in here has a mode of its own.
-	if err := os.MkdirAll(cfg.Dir, 0o711); err != nil {
-		return nil, fmt.Errorf("make the data directory: %w", err)
-	}
-	if err := install(cfg.Self, binDir(cfg.Dir), "parley"); err != nil {
-		return nil, err
-	}
 	if m.Demo {
-		if err := m.prepareDemo(&cfg); err != nil {
+		if err := m.chooseDemo(&cfg); err != nil {
 			return nil, err
 		}
 	}
-	if err := m.startNode(ctx, cfg); err != nil {
-		return nil, err
-	}
-	m.Applied, err = m.API.Apply(ctx, api.ApplyRequest{Name: cfg.MeshName, Text: cfg.MeshText, Message: "parley dev"})
+	nc, err := m.nodeConfig(cfg)
 	if err != nil {
 		return nil, err
 	}
-	if m.Applied.Fault.Code != "" {
-		return nil, m.Applied.Fault.Fault()
-	}
-	m.ports = map[[2]string]int{}
-	for _, p := range m.Applied.Ports {
-		m.ports[[2]string{p.From, p.To}] = p.Port
-	}
-	if m.roots, err = m.API.Bundle(ctx); err != nil {
+	if err := nc.Check(); err != nil {
 		return nil, err
 	}
-	if err := os.WriteFile(filepath.Join(cfg.Dir, "ca.pem"), m.roots, 0o644); err != nil {
+	if cfg.Fresh {
+		if err := Forget(cfg.Dir); err != nil {
+			return nil, err
+		}
+	}
+	_, absent := os.Lstat(cfg.Dir)
+	defer func() {
+		if err == nil {
+			return
+		}
+		err = errors.Join(err, m.Stop(context.WithoutCancel(ctx)))
+		if errors.Is(absent, fs.ErrNotExist) && Forget(cfg.Dir) == nil {
+			_ = os.Remove(cfg.Dir) // what somebody else put there in the meantime stays
+		}
+	}()
+	if err := makeDir(cfg.Dir); err != nil {
 		return nil, err
+	}
+	if err := m.startNode(ctx, nc); err != nil {
+		return nil, m.portHint(err)
+	}
+	// Nobody else uses the directory now, and nothing in it is damaged.
+	if err := m.install(cfg); err != nil {
+		return nil, err
+	}
+	if err := m.apply(ctx, cfg); err != nil {
+		return nil, m.portHint(err)
 	}
 	if m.Demo {
 		err = m.startShop(ctx, cfg)
@@ -135,29 +140,51 @@ func Start(ctx context.Context, cfg Config) (_ *Mesh, err error) {
 	return m, err
 }
 
-// prepareDemo chooses the ports, installs the executables and writes the mesh
-// file where it can be read.
-func (m *Mesh) prepareDemo(cfg *Config) error {
+// makeDir makes the data directory. Services may run as other users: they have to
+// get to the Workload API's socket, and everything else in here has a mode of its
+// own.
+func makeDir(dir string) error {
+	err := os.MkdirAll(dir, 0o711)
+	var at *fs.PathError
+	if errors.As(err, &at) {
+		return fault.Wrap(at.Err, fault.DirUnusable, "ls -ld "+quote(filepath.Dir(dir))+", or choose another: --dir /tmp/p", "the data directory %s cannot be made", dir)
+	}
+	return err
+}
+
+// chooseDemo chooses the ports of the shop and thereby its mesh file.
+func (m *Mesh) chooseDemo(cfg *Config) error {
 	var err error
 	if m.Base, err = portBase(cfg.PortBase); err != nil {
 		return err
 	}
-	bin := binDir(cfg.Dir)
-	if err := install(cfg.Self, bin, "web", "orders", "payments", "ledger", "stranger"); err != nil {
-		return err
-	}
-	cfg.MeshName, cfg.MeshText = filepath.Join(cfg.Dir, "parley.yaml"), demoMesh(bin, m.Base)
+	cfg.MeshName, cfg.MeshText = filepath.Join(cfg.Dir, "parley.yaml"), demoMesh(binDir(cfg.Dir), m.Base)
 	if cfg.Debug.Mesh != nil {
 		cfg.MeshText = cfg.Debug.Mesh(cfg.MeshText)
+	}
+	return nil
+}
+
+// install puts the executables, and the shop's mesh file where it can be read.
+func (m *Mesh) install(cfg Config) error {
+	names := []string{"parley"}
+	if m.Demo {
+		names = append(names, "web", "orders", "payments", "ledger", "stranger")
+	}
+	if err := install(cfg.Self, binDir(cfg.Dir), names...); err != nil || !m.Demo {
+		return err
+	}
+	if err := m.appPortsFree(); err != nil {
+		return err
 	}
 	return os.WriteFile(cfg.MeshName, []byte(cfg.MeshText), 0o644)
 }
 
-// startNode runs server and agent in this process.
-func (m *Mesh) startNode(ctx context.Context, cfg Config) error {
+// nodeConfig is what the node of this mesh is started with.
+func (m *Mesh) nodeConfig(cfg Config) (node.Config, error) {
 	host, err := os.Hostname()
 	if err != nil {
-		return err
+		return node.Config{}, err
 	}
 	m.Socket = filepath.Join(cfg.Dir, "workload.sock")
 	nc := node.Config{
@@ -170,11 +197,36 @@ func (m *Mesh) startNode(ctx context.Context, cfg Config) error {
 	if cfg.Debug.Node != nil {
 		cfg.Debug.Node(&nc)
 	}
+	return nc, nil
+}
+
+// startNode runs server and agent in this process.
+func (m *Mesh) startNode(ctx context.Context, nc node.Config) (err error) {
 	if m.node, err = node.Start(ctx, nc); err != nil {
 		return err
 	}
 	m.API, err = api.New(nc.APISocket)
 	return err
+}
+
+// apply makes the mesh file the desired state, and writes down what clients of the
+// gateway have to trust.
+func (m *Mesh) apply(ctx context.Context, cfg Config) (err error) {
+	m.Applied, err = m.API.Apply(ctx, api.ApplyRequest{Name: cfg.MeshName, Text: cfg.MeshText, Message: "parley dev"})
+	if err != nil {
+		return err
+	}
+	if m.Applied.Fault.Code != "" {
+		return m.Applied.Fault.Fault()
+	}
+	m.ports = map[[2]string]int{}
+	for _, p := range m.Applied.Ports {
+		m.ports[[2]string{p.From, p.To}] = p.Port
+	}
+	if m.roots, err = m.API.Bundle(ctx); err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(cfg.Dir, "ca.pem"), m.roots, 0o644)
 }
 
 // startShop starts the applications and sees to the two API keys.
@@ -291,42 +343,4 @@ func (m *Mesh) ask(ctx context.Context, app string, q ask) answer {
 	ctx, done := context.WithTimeout(ctx, 2*callTimeout)
 	defer done()
 	return m.apps[app].ask(ctx, q)
-}
-
-// portBase is base, the default, or the first of a range in which nothing
-// listens now.
-func portBase(base int) (int, error) {
-	switch {
-	case base == 0:
-		return DefaultPortBase, nil
-	case base > 65535-portsNeeded:
-		return 0, fault.New(fault.Usage, "for example --port-base 8440", "the port base %d leaves no room for %d ports", base, portsNeeded)
-	case base > 0:
-		return base, nil
-	}
-	for range 100 {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			return 0, err
-		}
-		first := l.Addr().(*net.TCPAddr).Port
-		l.Close()
-		// Below the range that the system hands out, so that nobody gets one
-		// of them by chance in the meantime.
-		if first = 10000 + first%20000; free(first) {
-			return first, nil
-		}
-	}
-	return 0, fault.New(fault.PortOccupied, "name one: --port-base 9440", "no range of %d free ports was found", portsNeeded)
-}
-
-func free(first int) bool {
-	for p := first; p < first+portsNeeded; p++ {
-		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", p))
-		if err != nil {
-			return false
-		}
-		l.Close()
-	}
-	return true
 }

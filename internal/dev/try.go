@@ -30,15 +30,23 @@ type Line struct {
 }
 
 // Try makes every call of the tour in order and reports each as it ends.
-// It returns whether all were as expected.
+// It returns whether all were as expected. A call that ctx interrupted shows
+// nothing, and is not reported.
 func (m *Mesh) Try(ctx context.Context, report func(Line)) (bool, error) {
+	return m.try(ctx, tour, report)
+}
+
+func (m *Mesh) try(ctx context.Context, checks []check, report func(Line)) (bool, error) {
 	all := true
-	for _, c := range tour {
+	for _, c := range checks {
 		if err := ctx.Err(); err != nil {
 			return false, err
 		}
 		s := &seen{}
 		c.run(ctx, m, s)
+		if err := ctx.Err(); err != nil {
+			return false, err
+		}
 		l := Line{OK: len(s.wrong) == 0, Call: c.call, Expected: c.expect, Seen: s.text, Decision: s.decision, Detail: s.detail, Wrong: s.wrong}
 		all = all && l.OK
 		report(l)

@@ -41,6 +41,8 @@ const (
 	LogBroken     Code = "PAR-3006" // the audit log does not verify
 	LogFull       Code = "PAR-3007" // no space left for the audit log
 	LogBusy       Code = "PAR-3008" // another process holds the audit log
+	LogUnusable   Code = "PAR-3009" // the audit log's files cannot be read or written
+	DirUnusable   Code = "PAR-3010" // the data directory cannot be made or used
 
 	// The agent and its listeners.
 	PortOccupied  Code = "PAR-4001" // another process listens on the address

@@ -5,6 +5,7 @@ import (
 
 	"github.com/parleymesh/parley/internal/audit"
 	"github.com/parleymesh/parley/internal/call"
+	"github.com/parleymesh/parley/internal/gate/authn"
 )
 
 // A record is an event with its parts, in one piece of memory.
@@ -54,7 +55,7 @@ func (g *Gate) newRecord(r *call.Request, o *call.Outcome) *record {
 func (rec *record) facts(r *call.Request, o *call.Outcome) {
 	rec.call = audit.CallFacts{
 		End: string(r.End), Protocol: string(r.Protocol), Listener: r.Listener, RequestID: r.RequestID,
-		Method: r.Method, Host: r.Host, Path: r.Path,
+		Method: r.Method, Host: r.Host, Path: authn.Redact(r.Path),
 		Status: o.Status, Error: o.Error, BytesIn: o.BytesIn, BytesOut: o.BytesOut, Upstream: o.Upstream,
 	}
 	if !r.Start.IsZero() {

@@ -9,7 +9,11 @@
 // and returns data.
 package mesh
 
-import "time"
+import (
+	"time"
+
+	"github.com/parleymesh/parley/internal/fault"
+)
 
 // A File is one mesh file that Parse accepted. It is read only.
 //
@@ -215,4 +219,14 @@ func (f *File) Line(path string) int {
 		return p.key.line
 	}
 	return p.value.line
+}
+
+// Mark gives x the position of the value at path, as Line has it, and the text
+// around it.
+func (f *File) Mark(x *fault.Fault, path string) {
+	at := f.places[path].mark()
+	x.File, x.Line, x.Column, x.EndColumn = f.name, at.line, at.col, at.end
+	if f.src != nil {
+		x.Source = f.src.excerpt(at.line)
+	}
 }

@@ -23,7 +23,7 @@ func openDoors(cfg Config, srv *server.Server, rt *runtime, registry *metric.Reg
 		return nil, err
 	}
 	admin := control.New(control.Config{
-		TrustDomain: srv.Bundle().TrustDomain, Revisions: srv.Store(), Keys: srv.Store(), Events: srv.Store(), Certificates: rt,
+		TrustDomain: srv.Bundle().TrustDomain, Revisions: srv.Store(), Keys: srv.Store(), Events: evidence{srv.Store(), rt.node.agent}, Certificates: rt,
 		Runtime: rt, Version: cfg.Version, Host: cfg.Host, Clock: cfg.Clock, Logger: cfg.Logger,
 	})
 	doors := []door{{l, admin}}
@@ -52,6 +52,14 @@ func (p plain) Serve(l net.Listener) error {
 	return nil
 }
 
+// Shutdown cuts the connections that are left when ctx ends.
+func (p plain) Shutdown(ctx context.Context) error {
+	if err := p.Server.Shutdown(ctx); err != nil {
+		return errors.Join(err, p.Server.Close())
+	}
+	return nil
+}
+
 // ready says whether every listener of the snapshot is open and every service
 // has a credential. Losing the control plane does not make it unready.
 func (r *runtime) ready(w http.ResponseWriter, _ *http.Request) {
@@ -62,8 +70,8 @@ func (r *runtime) ready(w http.ResponseWriter, _ *http.Request) {
 			ok = ok && l.Error == nil
 		}
 		for _, s := range u.Snapshot.Services {
-			c, _ := r.node.agent.Credential(s.ID)
-			ok = ok && c != nil
+			_, _, err := r.node.agent.Credential(s.ID)
+			ok = ok && err == nil
 		}
 	}
 	if !ok {
@@ -102,13 +110,22 @@ type door struct {
 	}
 }
 
-// serve runs until ctx ends, and lets requests in flight end.
+// doorTime is how long requests in flight get to end. It and drainTime, which
+// follows, are over before whoever started the node loses patience.
+const doorTime = 3 * time.Second
+
+// serve runs until ctx ends, and lets requests in flight end. A client that holds
+// its connection for longer is cut off: that is no failure of the node's.
 func (d door) serve(ctx context.Context) error {
 	stopped := make(chan error, 1)
 	stop := context.AfterFunc(ctx, func() {
-		late, done := context.WithTimeout(context.WithoutCancel(ctx), drainTime)
+		late, done := context.WithTimeout(context.WithoutCancel(ctx), doorTime)
 		defer done()
-		stopped <- d.server.Shutdown(late)
+		err := d.server.Shutdown(late)
+		if late.Err() != nil && errors.Is(err, late.Err()) {
+			err = nil
+		}
+		stopped <- err
 	})
 	err := d.server.Serve(d.listener)
 	if !stop() {

@@ -12,6 +12,7 @@ import (
 	"net"
 	"path/filepath"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/parleymesh/parley/internal/clock"
@@ -60,14 +61,30 @@ type Node struct {
 	err    error
 }
 
+// Check refuses a Config that cannot work on any machine, before anything is made.
+func (cfg Config) Check() error {
+	_, err := cfg.trustDomain()
+	return err
+}
+
+// trustDomain checks cfg and is the realm that its mesh file names.
+func (cfg Config) trustDomain() (identity.TrustDomain, error) {
+	for _, path := range []string{cfg.Socket, cfg.APISocket} {
+		if err := agent.CheckSocket(path); err != nil {
+			return identity.TrustDomain{}, err
+		}
+	}
+	file, err := mesh.Parse(cfg.MeshName, []byte(cfg.MeshText))
+	if err != nil {
+		return identity.TrustDomain{}, err
+	}
+	return identity.ParseTrustDomain(file.TrustDomain)
+}
+
 // Start opens everything that can fail, then runs it. It returns when the admin
 // API answers; where it fails nothing is left running or half made.
 func Start(ctx context.Context, cfg Config) (*Node, error) {
-	file, err := mesh.Parse(cfg.MeshName, []byte(cfg.MeshText))
-	if err != nil {
-		return nil, err
-	}
-	domain, err := identity.ParseTrustDomain(file.TrustDomain)
+	domain, err := cfg.trustDomain()
 	if err != nil {
 		return nil, err
 	}
@@ -102,6 +119,12 @@ func (n *Node) start(ctx context.Context, cfg Config) error {
 	rt := &runtime{node: n, clock: cfg.Clock, started: cfg.Clock.Now()}
 	doors, err := openDoors(cfg, n.server, rt, metrics)
 	if err != nil {
+		return errors.Join(err, n.agent.Close())
+	}
+	if err := n.server.Started(ctx); err != nil {
+		for _, d := range doors {
+			err = errors.Join(err, d.listener.Close())
+		}
 		return errors.Join(err, n.agent.Close())
 	}
 	run, cancel := context.WithCancel(context.WithoutCancel(ctx))
@@ -168,9 +191,17 @@ func (n *Node) Stop(ctx context.Context) error {
 // listenMetrics binds the address of metrics and health.
 func listenMetrics(addr string) (net.Listener, error) {
 	l, err := net.Listen("tcp", addr)
-	if err != nil {
-		return nil, fault.Wrap(err, fault.PortOccupied, fmt.Sprintf("see who has it: ss -ltnp 'sport = %s'", addr),
-			"metrics and health cannot listen on %s", addr)
+	if err == nil {
+		return l, nil
 	}
-	return l, nil
+	var errno syscall.Errno
+	if errors.As(err, &errno) {
+		err = errno
+	}
+	if !errors.Is(err, syscall.EADDRINUSE) {
+		return nil, fault.Wrap(err, fault.PortForbidden, "choose an address of this host: ip -brief address", "metrics and health cannot be served on %s", addr)
+	}
+	_, port, _ := net.SplitHostPort(addr)
+	return nil, fault.New(fault.PortOccupied, fmt.Sprintf("see who has it: ss -ltnp 'sport = :%s', or choose another: --metrics 127.0.0.1:PORT", port),
+		"another process listens on %s, where metrics and health are to be served", addr)
 }

@@ -32,11 +32,16 @@ type mesh struct {
 
 func startNode(t *testing.T, dir, text string) *mesh {
 	t.Helper()
-	n, err := node.Start(t.Context(), config(t, dir, text))
+	return startWith(t, config(t, dir, text))
+}
+
+func startWith(t *testing.T, cfg node.Config) *mesh {
+	t.Helper()
+	n, err := node.Start(t.Context(), cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := &mesh{Node: n, t: t, dir: dir}
+	m := &mesh{Node: n, t: t, dir: cfg.Dir}
 	t.Cleanup(func() {
 		ctx, done := context.WithTimeout(context.Background(), 20*time.Second)
 		defer done()
@@ -44,7 +49,7 @@ func startNode(t *testing.T, dir, text string) *mesh {
 			t.Errorf("stop: %v", err)
 		}
 	})
-	if m.api, err = api.New(filepath.Join(dir, "api.sock")); err != nil {
+	if m.api, err = api.New(cfg.APISocket); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(m.api.Close)
@@ -98,6 +103,16 @@ func freeAddr(t *testing.T) string {
 	return l.Addr().String()
 }
 
+// freePort is the port of a free address.
+func freePort(t *testing.T) string {
+	t.Helper()
+	_, port, err := net.SplitHostPort(freeAddr(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return port
+}
+
 // echoLines answers each line with itself.
 func echoLines(t *testing.T) string {
 	t.Helper()
@@ -123,6 +138,7 @@ func echoLines(t *testing.T) string {
 
 const resumeMesh = `
 trust_domain: node.example
+outbound_ports: %[6]s
 services:
   caller:
     runs_as: {exe: %[1]s}
@@ -150,7 +166,7 @@ func TestAnIdentityThatLeftIsRefusedAlthoughItHoldsATicket(t *testing.T) {
 	t.Cleanup(site.Close)
 	siteAddr, linesAddr := freeAddr(t), freeAddr(t)
 	// app ports of users that do not exist would be refused: attest by executable.
-	with := fmt.Sprintf(resumeMesh, self, siteAddr, site.Listener.Addr(), linesAddr, echoLines(t))
+	with := fmt.Sprintf(resumeMesh, self, siteAddr, site.Listener.Addr(), linesAddr, echoLines(t), freePort(t))
 	with = strings.ReplaceAll(with, "{user: nobody-there}", "{exe: /nobody/there}")
 	without := strings.ReplaceAll(with, "[{from: [caller]}]", "[{from: [other]}]")
 	without = strings.Replace(without, "  caller:", "  other:", 1)

@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"crypto/x509"
+	"errors"
 	"slices"
 	"strings"
 	"time"
@@ -12,6 +13,8 @@ import (
 	"github.com/parleymesh/parley/internal/control"
 	"github.com/parleymesh/parley/internal/control/api"
 	"github.com/parleymesh/parley/internal/enrol"
+	"github.com/parleymesh/parley/internal/enrol/renew"
+	"github.com/parleymesh/parley/internal/fault"
 	"github.com/parleymesh/parley/internal/identity"
 	"github.com/parleymesh/parley/internal/policy"
 	"github.com/parleymesh/parley/internal/proxy"
@@ -58,6 +61,9 @@ func (r *runtime) Status(ctx context.Context) (control.RuntimeStatus, error) {
 	if st.Audit, err = r.node.server.Store().AuditStatus(ctx); err != nil {
 		return st, err
 	}
+	if err := r.node.agent.Delivery(); err != nil {
+		st.Audit.State, st.Audit.Note = api.StateFailed, undelivered(err)
+	}
 	u := r.node.agent.Current()
 	if u == nil { // no revision runs yet
 		return st, nil
@@ -77,6 +83,15 @@ func (r *runtime) Status(ctx context.Context) (control.RuntimeStatus, error) {
 	return st, nil
 }
 
+// undelivered says what keeps events from where they are searched.
+func undelivered(err error) string {
+	note := "the newest events wait in the agent's log"
+	if known := fault.All(err); len(known) > 0 {
+		note += ": " + known[0].Message
+	}
+	return note
+}
+
 func (r *runtime) authorities() (out []api.Certificate) {
 	a := r.node.server.Authority()
 	for _, c := range []struct {
@@ -92,9 +107,14 @@ func (r *runtime) authorities() (out []api.Certificate) {
 }
 
 func (r *runtime) service(s snapshot.Service) api.ServiceStatus {
-	st := api.ServiceStatus{Name: s.Name, ID: s.ID.String(), State: api.StateWaiting, Note: "no certificate yet"}
-	if c, renews := r.node.agent.Credential(s.ID); c != nil {
-		st.State, st.Note = api.StateOK, ""
+	st := api.ServiceStatus{Name: s.Name, ID: s.ID.String(), State: api.StateOK}
+	c, renews, err := r.node.agent.Credential(s.ID)
+	switch {
+	case errors.Is(err, renew.ErrEnded):
+		st.State, st.Note, st.RenewsAt = api.StateFailed, "the last certificate has ended and none followed", renews
+	case err != nil:
+		st.State, st.Note = api.StateWaiting, "no certificate yet"
+	default:
 		st.Serial, st.NotAfter, st.RenewsAt = c.Serial(), c.NotAfter(), renews
 	}
 	return st
@@ -149,7 +169,7 @@ func (r *runtime) Certificates(ctx context.Context, now time.Time, after string,
 			Serial: rec.Serial, Kind: kindOf(rec.ID), ID: rec.ID.String(), NotBefore: rec.NotBefore, NotAfter: rec.NotAfter,
 			Fingerprint: rec.Fingerprint, Host: rec.Host,
 		}
-		if held, renews := r.node.agent.Credential(rec.ID); held != nil && held.Serial() == rec.Serial {
+		if held, renews, err := r.node.agent.Credential(rec.ID); err == nil && held.Serial() == rec.Serial {
 			c.Current, c.RenewsAt = true, renews
 		}
 		out = append(out, c)

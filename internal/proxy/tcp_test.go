@@ -133,9 +133,7 @@ func TestTCPDenied(t *testing.T) {
 	app := tcpApp(t, "tcp", func(net.Conn) { reached <- struct{}{} })
 	p := newPair(t, pairConfig{protocol: call.TCP, app: app})
 	p.orders.gate.Decide(func(*call.Request) call.Verdict { return call.Verdict{Code: "call_not_allowed", Status: 403} })
-	c := p.dial(t)
-	_, _ = io.WriteString(c, "hello")
-	if got, _ := io.ReadAll(c); len(got) > 0 {
+	if got := p.wantReset(t); len(got) > 0 {
 		t.Errorf("a refused connection was sent %q", got)
 	}
 	if e := p.orders.gate.Finished(1)[0]; e.Outcome.BytesOut != 0 || e.Request.Verdict.Allow {
@@ -204,9 +202,7 @@ func TestTCPTrust(t *testing.T) {
 	if e := p.orders.gate.Finished(1)[0]; e.Outcome.Error != route.TrustWithdrawn || e.Outcome.BytesIn != 6 {
 		t.Errorf("inbound recorded %+v", e.Outcome)
 	}
-	if _, err := io.ReadAll(p.dial(t)); !errors.Is(err, syscall.ECONNRESET) {
-		t.Errorf("a new connection ended with %v", err)
-	}
+	p.wantReset(t)
 	if e := p.orders.gate.Finished(2)[1]; e.Code != route.HandshakeRefused || e.Request.Peer.ID != webID || e.Request.Target != "orders" {
 		t.Errorf("the refused handshake is recorded as %+v", e)
 	}

@@ -2,6 +2,8 @@ package store
 
 import (
 	"context"
+	"database/sql"
+	"strings"
 	"testing"
 )
 
@@ -12,4 +14,18 @@ func (s *Store) Exec(t testing.TB, statement string, args ...any) {
 	if _, err := s.write.ExecContext(context.Background(), statement, args...); err != nil {
 		t.Fatalf("%s: %v", statement, err)
 	}
+}
+
+// Plan is how the database would answer a query.
+func (s *Store) Plan(t testing.TB, query string) (plan string) {
+	t.Helper()
+	steps, err := list(context.Background(), s.read, func(rows *sql.Rows) (detail string, err error) {
+		var id, parent, unused int
+		err = rows.Scan(&id, &parent, &unused, &detail)
+		return detail, err
+	}, `EXPLAIN QUERY PLAN `+query)
+	if err != nil {
+		t.Fatalf("%s: %v", query, err)
+	}
+	return strings.Join(steps, "; ")
 }

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -55,7 +56,7 @@ func lockFile(path string) (*os.File, error) {
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		f.Close()
 		if errors.Is(err, unix.EWOULDBLOCK) {
-			return nil, fault.New(fault.StoreBusy, "stop the other server, or give this one a data directory of its own", "another process holds the database %s", path)
+			return nil, fault.New(fault.StoreBusy, "see who it is: fuser -v "+path+".lock; stop it, or give this one a data directory of its own", "another process holds the database %s", path)
 		}
 		return nil, fmt.Errorf("lock %s: %w", path, err)
 	}
@@ -122,16 +123,17 @@ func quickCheck(ctx context.Context, db *sql.DB, path string) error {
 
 func corrupt(err error, path string) error {
 	return fault.Wrap(err, fault.StoreCorrupt, "keep "+path+" and the files beside it for inspection, and restore the last good copy",
-		"the database %s is damaged or is none", path)
+		"the database %s is damaged, or is no database", path)
 }
 
 // faultOf names what the database or the file system complains about.
 func faultOf(err error, path string) error {
-	if errors.Is(err, os.ErrPermission) || errors.Is(err, unix.EROFS) {
-		return readOnly(err, path)
-	}
 	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
 		return full(err, path)
+	}
+	var at *fs.PathError
+	if errors.As(err, &at) {
+		return readOnly(at.Err, path)
 	}
 	var e *sqlite.Error
 	if !errors.As(err, &e) {
@@ -154,10 +156,11 @@ func faultOf(err error, path string) error {
 }
 
 func full(err error, path string) error {
-	return fault.Wrap(err, fault.StoreFull, "make room on the file system of "+path+" (df "+filepath.Dir(path)+"), then try again; nothing was changed",
+	return fault.Wrap(err, fault.StoreFull, "make room (df -h "+filepath.Dir(path)+"), then try again; nothing was changed",
 		"no space left for the database %s", path)
 }
 
 func readOnly(err error, path string) error {
-	return fault.Wrap(err, fault.StoreReadOnly, "let the server's user write "+path+" and its folder", "the database %s cannot be written", path)
+	return fault.Wrap(err, fault.StoreReadOnly, "ls -ld "+filepath.Dir(path)+" "+path+": the server's user must be able to write both; nothing was changed",
+		"the database %s cannot be written", path)
 }

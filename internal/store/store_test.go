@@ -47,6 +47,9 @@ func conformance(t *testing.T, fresh func(testing.TB, clock.Clock) opener) {
 		"verify finds":            testVerifyFinds,
 		"clock":                   testClock,
 		"reopen":                  testReopen,
+		"edges":                   testEdges,
+		"edges add up":            testEdgesAddUp,
+		"audit status":            testAuditStatus,
 	} {
 		t.Run(name, func(t *testing.T) { t.Parallel(); test(t, fresh) })
 	}

@@ -2,6 +2,7 @@ package workload
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"sync"
 
@@ -116,7 +117,8 @@ func (c *session) follow(ctx context.Context, send func([]Identity) error) error
 	}
 }
 
-// refuse records a refusal, once a connection and reason: clients try again.
+// refuse records a refusal, once a connection and reason, and once a period for
+// one program: clients try again.
 func (c *session) refuse(reason, message string) {
 	c.mu.Lock()
 	again := c.refused[reason]
@@ -128,8 +130,15 @@ func (c *session) refuse(reason, message string) {
 	if again {
 		return
 	}
+	more, due := c.s.refusals.count(c.proc, reason, c.s.cfg.Clock.Now())
+	if !due {
+		return
+	}
 	e := c.event(audit.WorkloadRefused, audit.Denied)
 	e.Reason, e.Message = reason, message
+	if more > 0 {
+		e.Message = fmt.Sprintf("%s; %d more refusals of this program since the last record", message, more)
+	}
 	c.s.cfg.Backend.Record(e)
 }
 

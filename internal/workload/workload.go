@@ -32,8 +32,8 @@ const (
 	maxUserConns      = 1024     // connections of one user
 	maxRequest        = 64 << 10 // bytes of a request message
 	maxHeaders        = 16 << 10 // bytes of a call's metadata
-	maxAudiences      = 16       // audiences of one JWT-SVID
-	maxAudience       = 1024     // bytes of one audience
+	maxAudiences      = 8        // audiences of one JWT-SVID, as enrol has it
+	maxAudience       = 512      // bytes of one audience, as enrol has it
 	handshakeDeadline = 5 * time.Second
 )
 
@@ -93,6 +93,7 @@ type Server struct {
 	workloadpb.UnimplementedSpiffeWorkloadAPIServer // WIT profile: Unimplemented
 	cfg                                             Config
 	conns                                           *conns
+	refusals                                        refusals
 	grpc                                            *grpc.Server
 }
 

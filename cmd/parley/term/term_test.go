@@ -137,7 +137,7 @@ func TestStream(t *testing.T) {
 	rows := [][]any{{"a", "one", "end"}, {"b", strings.Repeat("x", 30), "end"}, {"c", strings.Repeat("y", 90), "end"}, {"d", "four", "end"}}
 	for name, tc := range map[string]struct {
 		width int
-		want  []int // where END begins in each row; -1: it does not
+		want  []int // where END begins in each row
 	}{
 		"pipe":   {0, []int{17, 37, 97, 37}},
 		"wide":   {100, []int{17, 17, 17, 17}},

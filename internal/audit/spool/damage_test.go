@@ -267,6 +267,71 @@ func TestALostHeader(t *testing.T) {
 	want(t, s, append(series(0, n), "log_damaged:0"))
 }
 
+// Without any header nobody can say whose entries these are: the files are kept,
+// and a new log begins with the event that says so.
+func TestNoWholeHeader(t *testing.T) {
+	t.Parallel()
+	for name, spoil := range map[string]func(d []byte) []byte{
+		"a flipped bit": func(d []byte) []byte { d[spool.OffFirst] ^= 1; return d },
+		"zeros":         func(d []byte) []byte { return make([]byte, len(d)) },
+		"cut off":       func([]byte) []byte { return nil },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			dir := sealed(t, 3)
+			before := nameOf(t, dir)
+			change(t, dir, spoil)
+			s := open(t, dir)
+			want(t, s, []string{"log_damaged:0"})
+			if s.Log() == before {
+				t.Errorf("the new log is called %s as well", before)
+			}
+			kept, err := s.Kept()
+			if err != nil || len(kept) != 1 || kept[0].File != firstSegment+".damaged" || kept[0].What != "the header is damaged" {
+				t.Errorf("kept: %+v, %v", kept, err)
+			}
+		})
+	}
+}
+
+func nameOf(t *testing.T, dir string) string {
+	t.Helper()
+	s := open(t, dir)
+	defer s.Close()
+	return s.Log()
+}
+
+// What was repaired is known to the start that did it, and to every later one as
+// long as the damaged file lies there.
+func TestRepairedAndKept(t *testing.T) {
+	t.Parallel()
+	dir := sealed(t, 3)
+	change(t, dir, func(d []byte) []byte { d[offsets(d, 3)[1]+77] ^= 1; return d })
+	s := open(t, dir)
+	damage := []spool.Problem{{File: firstSegment, What: "entry 1 is damaged"}}
+	if diff := cmp.Diff(damage, s.Repaired()); diff != "" {
+		t.Error(diff)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s = open(t, dir)
+	if len(s.Repaired()) > 0 {
+		t.Errorf("repaired again: %+v", s.Repaired())
+	}
+	kept, err := s.Kept()
+	damage[0].File += ".damaged"
+	if diff := cmp.Diff(damage, kept); diff != "" || err != nil {
+		t.Errorf("%v %s", err, diff)
+	}
+	if err := os.Remove(filepath.Join(dir, damage[0].File)); err != nil {
+		t.Fatal(err)
+	}
+	if kept, err = s.Kept(); len(kept) > 0 || err != nil {
+		t.Errorf("kept after it was moved away: %+v, %v", kept, err)
+	}
+}
+
 // A process killed between writing the header of a new file and naming it.
 func TestASpareInUse(t *testing.T) {
 	t.Parallel()
@@ -283,14 +348,6 @@ func TestForeignFilesAreRefused(t *testing.T) {
 		"of another log": func(t *testing.T, dir string, files []string) error {
 			_, others, _ := segments(t)
 			return os.Rename(others[0], files[0])
-		},
-		"no whole header": func(_ *testing.T, _ string, files []string) error {
-			for _, f := range files {
-				if err := os.WriteFile(f, make([]byte, 8192), 0o600); err != nil {
-					return err
-				}
-			}
-			return nil
 		},
 		"later format": func(_ *testing.T, _ string, files []string) error {
 			data, err := os.ReadFile(files[1])

@@ -14,6 +14,7 @@ func Allocate(f *os.File, size int64) error { return allocate(f, size) }
 const (
 	HeaderSize = headerSize
 	RecordHead = recordHead
+	OffFirst   = offFirst
 	OffSum     = offSum
 	OffSealed  = offSealed
 	OffLost    = offLost

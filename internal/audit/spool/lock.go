@@ -17,12 +17,12 @@ import (
 func lockDir(dir string) (*os.File, error) {
 	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
-		return nil, fmt.Errorf("open audit log: %w", err)
+		return nil, unusable(err, dir)
 	}
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		f.Close()
 		if errors.Is(err, unix.EWOULDBLOCK) {
-			return nil, fault.New(fault.LogBusy, "stop the other agent, or give this one a directory of its own", "another process writes the audit log in %s", dir)
+			return nil, fault.New(fault.LogBusy, "see who it is: fuser -v "+filepath.Join(dir, "lock")+"; stop it, or give this one a directory of its own", "another process writes the audit log in %s", dir)
 		}
 		return nil, fmt.Errorf("lock audit log %s: %w", dir, err)
 	}

@@ -75,9 +75,12 @@ func (s *Spool) recover() error {
 		return err
 	}
 	var notes []note
-	if len(files) == 0 {
+	switch {
+	case len(files) > 0 && s.name == "":
+		notes, err = s.setAside(files)
+	case len(files) == 0:
 		err = s.found()
-	} else {
+	default:
 		notes, err = s.load(files)
 	}
 	if err != nil {
@@ -138,7 +141,7 @@ func (s *Spool) found() error {
 	return nil
 }
 
-// logName is the name that the headers agree on.
+// logName is the name that the headers agree on, empty where none is whole.
 func logName(dir string, files []file) (string, error) {
 	var name string
 	for _, f := range files {
@@ -158,9 +161,6 @@ func logName(dir string, files []file) (string, error) {
 		case name != h.log:
 			return "", broke(dir, "%s is of the log %s, and others there of %s", f.path, h.log, name)
 		}
-	}
-	if name == "" && len(files) > 0 {
-		return "", broke(dir, "no file of the audit log in %s has a whole header", dir)
 	}
 	return name, nil
 }
@@ -231,6 +231,7 @@ func (s *Spool) repair(f file, data []byte, c *contents, budget *uint64) ([]byte
 	}
 	for _, l := range c.losses {
 		s.cfg.Logger.Error("the audit log is damaged", "log", s.name, "file", f.path, "from", l.from, "to", l.to, "reason", l.why)
+		s.repaired = append(s.repaired, Problem{filepath.Base(f.path), l.String()})
 		n := l.to - l.from + 1
 		if n > *budget {
 			return nil, broke(s.cfg.Dir, "%s in %s: more than can be repaired", l, f.path)
@@ -272,16 +273,8 @@ func (s *Spool) replace(g *segment, path string) error {
 	if err := unix.Msync(g.data[:headerSize], unix.MS_SYNC); err != nil {
 		return err
 	}
-	kept := path + ".damaged"
-	for n := 2; ; n++ {
-		err := os.Link(path, kept)
-		if err == nil {
-			break
-		}
-		if !errors.Is(err, fs.ErrExist) {
-			return err
-		}
-		kept = fmt.Sprintf("%s.damaged-%d", path, n)
+	if err := keep(path); err != nil {
+		return err
 	}
 	if err := os.Rename(g.path, path); err != nil {
 		return err

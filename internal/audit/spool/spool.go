@@ -11,6 +11,7 @@ package spool
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"sync"
@@ -65,6 +66,8 @@ type Spool struct {
 	name string
 	boot [16]byte // this start of the machine, zero where that is unknown
 	lock *os.File
+	// repaired is set by Open alone.
+	repaired []Problem
 	// allocate reserves the blocks of a new segment; tests make it fail.
 	allocate func(f *os.File, size int64) error
 	scratch  sync.Pool // *[]byte for encodings
@@ -101,9 +104,10 @@ type lost struct {
 // Open opens or makes the log in cfg.Dir and recovers what a killed process left
 // there: records that it published are sealed, records that it had half written
 // do not count, and what is missing or damaged is replaced by gap events, the
-// damaged file being kept beside its successor. Another process's log is
-// fault.LogBusy, no space fault.LogFull, and files that are no log or of another
-// version fault.LogBroken.
+// damaged file being kept beside its successor. Where no file has a whole header
+// they are all kept, and a new log begins. Another process's log is
+// fault.LogBusy, no space fault.LogFull, files that may not be read or written
+// fault.LogUnusable, and files of another log or version fault.LogBroken.
 func Open(cfg Config) (*Spool, error) { return open(cfg, allocate) }
 
 func open(cfg Config, allocate func(*os.File, int64) error) (*Spool, error) {
@@ -114,7 +118,7 @@ func open(cfg Config, allocate func(*os.File, int64) error) (*Spool, error) {
 		return nil, fmt.Errorf("audit log %s: a segment of %d bytes is not between %d and %d", cfg.Dir, cfg.SegmentSize, minSegment, maxSegment)
 	}
 	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
-		return nil, fmt.Errorf("open audit log: %w", err)
+		return nil, unusable(err, cfg.Dir)
 	}
 	lock, err := lockDir(cfg.Dir)
 	if err != nil {
@@ -128,7 +132,7 @@ func open(cfg Config, allocate func(*os.File, int64) error) (*Spool, error) {
 	}
 	if err := s.recover(); err != nil {
 		s.unmap()
-		return nil, errors.Join(err, unlockDir(lock))
+		return nil, errors.Join(unusable(err, cfg.Dir), unlockDir(lock))
 	}
 	return s, nil
 }
@@ -192,6 +196,18 @@ func (s *Spool) gapEvent(reason, message string, index, count uint64) *audit.Eve
 		Reason: reason, Message: message, Host: s.cfg.Log, Reporter: "agent",
 		Gap: &audit.Range{From: index, To: index, Count: count},
 	}
+}
+
+// unusable makes an error of the file system one that an operator can act on;
+// others stay what they are.
+func unusable(err error, dir string) error {
+	var known *fault.Fault
+	var at *fs.PathError
+	if errors.As(err, &known) || !errors.As(err, &at) {
+		return err
+	}
+	return fault.Wrap(at.Err, fault.LogUnusable, "ls -l "+dir+": the agent's user must be able to read and write all of it",
+		"the audit log file %s cannot be used", at.Path)
 }
 
 // broke says that the files are not what this program wrote.

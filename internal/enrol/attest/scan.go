@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"os"
 	"sync"
 	"time"
 
@@ -16,8 +17,31 @@ import (
 // scanLimit is how long one look through /proc may take.
 const scanLimit = time.Second
 
-// A holder is a process and its descriptor for a socket.
-type holder struct{ pid, fd int }
+// maxRounds is how often one look goes back for processes that began meanwhile.
+const maxRounds = 8
+
+// A holder is a process, its descriptor for a socket, and what it ran when that
+// was seen.
+type holder struct {
+	pid, fd int
+	runs    program
+}
+
+// A program is a file that a process runs, under the name by which it was
+// started: one file may have several. It is zero where it cannot be read.
+type program struct {
+	path     string
+	dev, ino uint64
+}
+
+func programOf(pid int) program {
+	im, err := lookAt(pid)
+	if err != nil {
+		return program{}
+	}
+	path, _ := os.Readlink(procPath(pid, "exe")) // empty is a path as good as any to compare
+	return program{path, im.dev, im.ino}
+}
 
 // A scanner finds the processes that hold a socket. One scan answers everybody
 // who asked before it began, so that however many connections arrive, one core
@@ -32,6 +56,7 @@ type scanner struct {
 // A scan is one look through all descriptors of all processes.
 type scan struct {
 	found map[uint32][]holder // by the inodes that are looked for
+	held  int                 // holders that were found
 	done  bool
 	err   error
 }
@@ -59,6 +84,9 @@ func (s *scanner) holders(inode uint32) ([]holder, error) {
 	return mine.found[inode], mine.err
 }
 
+// walk goes on until a look at what began meanwhile finds no more holders: a
+// child to which one of them gave the socket may be younger than the list of
+// processes that was gone through.
 func (s *scan) walk(clk clock.Clock) error {
 	proc, err := unix.Open("/proc", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -67,18 +95,28 @@ func (s *scan) walk(clk clock.Clock) error {
 	defer unix.Close(proc)
 	end := clk.Now().Add(scanLimit)
 	pids, fds, link := make([]byte, 32<<10), make([]byte, 32<<10), make([]byte, 64)
-	late := false
-	err = entries(proc, pids, func(name []byte) bool {
-		if pid, ok := decimal(name); ok {
-			s.process(proc, pid, fds, link)
-			late = clk.Now().After(end)
+	visited, late := map[int]bool{}, false
+	for range maxRounds {
+		held := s.held
+		if _, err := unix.Seek(proc, 0, unix.SEEK_SET); err != nil {
+			return fmt.Errorf("/proc: %w", err)
 		}
-		return !late
-	})
-	if late {
-		return errors.New("looking through /proc took too long")
+		err := entries(proc, pids, func(name []byte) bool {
+			if pid, ok := decimal(name); ok && !visited[pid] {
+				visited[pid] = true
+				s.process(proc, pid, fds, link)
+				late = clk.Now().After(end)
+			}
+			return !late
+		})
+		switch {
+		case late:
+			return errors.New("looking through /proc took too long")
+		case err != nil || s.held == held:
+			return err
+		}
 	}
-	return err
+	return errors.New("the connection is handed on faster than its holders can be found")
 }
 
 // process looks at the descriptors of one process. One that ended meanwhile or
@@ -100,7 +138,8 @@ func (s *scan) process(proc, pid int, buf, link []byte) {
 		}
 		if inode, ok := socketInode(link[:n]); ok {
 			if held, wanted := s.found[inode]; wanted {
-				s.found[inode] = append(held, holder{pid, fd})
+				s.found[inode] = append(held, holder{pid, fd, programOf(pid)})
+				s.held++
 			}
 		}
 		return true

@@ -93,7 +93,20 @@ func (a *Attestor) readHolder(h holder, inode uint32) (*Workload, error) {
 		_ = unix.Close(fd)
 		return nil, nil //nolint:nilerr // it ended: nobody to attest
 	}
-	return a.read(h.pid, s.uid, s.gid, fd)
+	w, err := a.read(h.pid, s.uid, s.gid, fd)
+	if err == nil && programOf(h.pid) != h.runs {
+		// Between its being found and being read it may have handed the socket
+		// to a process that was not there to be found.
+		w.Close()
+		err = errors.New("the process began another program while it was attested")
+	}
+	if err != nil && !h.holds(inode) {
+		return nil, nil //nolint:nilerr // a child on its way to a program of its own, or at its end
+	}
+	if err != nil {
+		return nil, err
+	}
+	return w, nil
 }
 
 // ownerOnly is what sock_diag alone says.

@@ -41,13 +41,13 @@ const maxPEM = 64 << 10
 // lockDir makes dir where it is missing and takes it for this process, so that
 // two that start at once do not each create an authority.
 func lockDir(dir string) (unlock func(), err error) {
-	hint := "ls -ld " + filepath.Dir(dir)
+	hint := "ls -ld " + filepath.Dir(dir) + " " + dir
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, fault.Wrap(err, fault.KeyUnwritable, hint, "the authority's folder %s cannot be made", dir)
+		return nil, fault.Wrap(cause(err), fault.KeyUnwritable, hint, "the authority's folder %s cannot be made", dir)
 	}
 	f, err := os.Open(dir)
 	if err != nil {
-		return nil, fault.Wrap(err, fault.KeyUnreadable, hint, "the authority's folder %s cannot be opened", dir)
+		return nil, fault.Wrap(cause(err), fault.KeyUnreadable, hint, "the authority's folder %s cannot be opened", dir)
 	}
 	for {
 		err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX)
@@ -60,6 +60,16 @@ func lockDir(dir string) (unlock func(), err error) {
 		return nil, fault.Wrap(err, fault.KeyUnreadable, hint, "the authority's folder %s cannot be locked", dir)
 	}
 	return func() { f.Close() }, nil // closing unlocks
+}
+
+// cause drops the operation and path that package os adds: the fault names the
+// path already.
+func cause(err error) error {
+	var at *fs.PathError
+	if errors.As(err, &at) {
+		return at.Err
+	}
+	return err
 }
 
 func (a *Authority) path(name string) string { return filepath.Join(a.cfg.Dir, name) }
@@ -90,7 +100,7 @@ func (a *Authority) readRoot() (*x509.Certificate, error) {
 	path := a.path(rootCertFile)
 	data, err := os.ReadFile(path)
 	if err != nil {
-		return nil, fault.Wrap(err, fault.KeyUnreadable, "ls -l "+path, "the root certificate cannot be read")
+		return nil, fault.Wrap(cause(err), fault.KeyUnreadable, "ls -l "+path, "the root certificate %s cannot be read", path)
 	}
 	block, rest := pem.Decode(data)
 	if len(data) > maxPEM || block == nil || block.Type != "CERTIFICATE" || len(bytes.TrimSpace(rest)) > 0 {
@@ -136,7 +146,7 @@ func (a *Authority) create() error {
 	}
 	path := a.path(rootCertFile)
 	if err := keys.Write(path, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: root.Raw})); err != nil {
-		return fault.Wrap(err, fault.KeyUnwritable, "ls -ld "+a.cfg.Dir, "the root certificate %s cannot be written", path)
+		return fault.Wrap(cause(err), fault.KeyUnwritable, "ls -ld "+a.cfg.Dir, "the root certificate %s cannot be written", path)
 	}
 	a.root = root
 	a.made(root, "root made")

@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -57,6 +58,11 @@ type Keeper struct {
 	ready   chan struct{} // closed by Run with the first credential
 	current atomic.Pointer[identity.Credential]
 	next    atomic.Pointer[time.Time]
+
+	mu      sync.Mutex         // guards what follows
+	asked   bool               // Renew was called since the last attempt began
+	waiting []chan struct{}    // closed with a credential that was asked for after Renew
+	wake    context.CancelFunc // ends the wait for the next attempt
 }
 
 // New is a Keeper without a credential; Run gets it.
@@ -114,17 +120,59 @@ func (k *Keeper) Run(ctx context.Context) error {
 		} else if failures == 0 {
 			told = false
 		}
-		if err := k.sleepUntil(ctx, k.schedule(wait)); err != nil {
-			return err
-		}
+		k.sleep(ctx, k.schedule(wait))
 	}
 	return ctx.Err()
 }
 
+// Renew has Run make its next attempt now, whatever is scheduled: for when the
+// issuer would put something else into the certificate than the current one has.
+// The channel is closed with the first credential that was asked for after that.
+func (k *Keeper) Renew() <-chan struct{} {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	done := make(chan struct{})
+	k.asked, k.waiting = true, append(k.waiting, done)
+	if k.wake != nil {
+		k.wake()
+	}
+	return done
+}
+
+// sleep waits until at, until Renew is called, or until ctx ends.
+func (k *Keeper) sleep(ctx context.Context, at time.Time) {
+	ctx, wake := context.WithCancel(ctx)
+	defer wake()
+	k.mu.Lock()
+	asked := k.asked
+	k.wake = wake
+	k.mu.Unlock()
+	if !asked {
+		_ = k.sleepUntil(ctx, at) // Run asks its own context
+	}
+}
+
+// begin starts an attempt: those who wait now are served by its credential.
+func (k *Keeper) begin() (served []chan struct{}) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	served, k.waiting, k.asked = k.waiting, nil, false
+	return served
+}
+
+// failed has those who waited for an attempt wait for the next one.
+func (k *Keeper) failed(served []chan struct{}) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.waiting = append(k.waiting, served...)
+}
+
 // renew makes one attempt and says how long to wait for the next.
 func (k *Keeper) renew(ctx context.Context, failures *int) time.Duration {
+	served := k.begin()
 	c, err := k.obtain(ctx)
 	if err != nil {
+		k.failed(served)
 		if ctx.Err() != nil {
 			return 0
 		}
@@ -137,6 +185,9 @@ func (k *Keeper) renew(ctx context.Context, failures *int) time.Duration {
 	first := k.current.Swap(c) == nil
 	if first {
 		close(k.ready)
+	}
+	for _, done := range served {
+		close(done)
 	}
 	k.cfg.Logger.Debug("credential renewed", "id", k.cfg.ID.String(), "serial", c.Serial(), "ends", c.NotAfter())
 	k.changed()

@@ -9,7 +9,8 @@ import (
 
 const (
 	// firstRetry is the wait after the first failure; it doubles up to maxRetry,
-	// and to a quarter of what is left, but never falls below minRetry.
+	// and to a quarter of what is left, or after the end of the whole life, but
+	// never falls below minRetry.
 	firstRetry = time.Second
 	maxRetry   = time.Minute
 	minRetry   = 200 * time.Millisecond
@@ -33,9 +34,11 @@ func (k *Keeper) half(c *identity.Credential) time.Duration {
 func (k *Keeper) backoff(failures int) time.Duration {
 	limit := maxRetry
 	if c := k.current.Load(); c != nil {
-		if left := c.NotAfter().Sub(k.cfg.Clock.Now()); left > 0 {
-			limit = max(minRetry, min(maxRetry, left/4))
+		left := c.NotAfter().Sub(k.cfg.Clock.Now())
+		if left <= 0 { // it ended: whoever wants short lives wants the next one soon
+			left = c.NotAfter().Sub(c.NotBefore())
 		}
+		limit = max(minRetry, min(maxRetry, left/4))
 	}
 	d := limit
 	if failures < 6 { // 1 s doubled six times is above a minute

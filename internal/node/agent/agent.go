@@ -23,6 +23,7 @@ import (
 	"github.com/parleymesh/parley/internal/audit/spool"
 	"github.com/parleymesh/parley/internal/clock"
 	"github.com/parleymesh/parley/internal/enrol/attest"
+	"github.com/parleymesh/parley/internal/fault"
 	"github.com/parleymesh/parley/internal/fleet/link"
 	"github.com/parleymesh/parley/internal/gate"
 	"github.com/parleymesh/parley/internal/identity"
@@ -65,6 +66,7 @@ const FirstCredential = 5 * time.Second
 // An Agent runs what its snapshot says.
 type Agent struct {
 	cfg      Config
+	sink     *watched
 	spool    *spool.Spool
 	gate     *gate.Gate
 	proxy    *proxy.Proxy
@@ -90,13 +92,13 @@ type Agent struct {
 func Open(cfg Config) (*Agent, error) {
 	logDir := filepath.Join(cfg.Dir, "log")
 	if err := os.MkdirAll(logDir, 0o700); err != nil {
-		return nil, fmt.Errorf("make the agent's directory: %w", err)
+		return nil, fault.Wrap(cause(err), fault.DirUnusable, "ls -ld "+filepath.Dir(cfg.Dir)+" "+cfg.Dir, "the agent's directory %s cannot be made", logDir)
 	}
 	sp, err := spool.Open(spool.Config{Dir: logDir, Log: cfg.Host, Clock: cfg.Clock, Logger: cfg.Logger})
 	if err != nil {
 		return nil, err
 	}
-	a := &Agent{cfg: cfg, spool: sp, attestor: attest.New(attest.Config{Clock: cfg.Clock})}
+	a := &Agent{cfg: cfg, sink: &watched{Sink: cfg.Sink}, spool: sp, attestor: attest.New(attest.Config{Clock: cfg.Clock})}
 	a.trust.Store(&identity.Trust{})
 	a.keepers.init(a)
 	a.gate = gate.New(gate.Config{Host: cfg.Host, Recorder: sp, Clock: cfg.Clock, Logger: cfg.Logger, Metrics: cfg.Metrics})
@@ -109,6 +111,7 @@ func Open(cfg Config) (*Agent, error) {
 	if a.socket, err = listenUnix(cfg.Socket); err != nil {
 		return nil, errors.Join(err, sp.Close())
 	}
+	a.recordRepairs()
 	return a, nil
 }
 
@@ -134,7 +137,7 @@ func (a *Agent) Run(ctx context.Context, drain time.Duration) error {
 	}
 	start(&log, func() error { return a.spool.Run(logCtx) })
 	start(&log, func() error {
-		return collect.Run(logCtx, a.spool.Log(), a.spool, a.cfg.Sink, a.cfg.Clock, a.cfg.Logger)
+		return collect.Run(logCtx, a.spool.Log(), a.spool, a.sink, a.cfg.Clock, a.cfg.Logger)
 	})
 	start(&rest, func() error { return a.follow(ctx) })
 	start(&rest, func() error { return a.retry(ctx) })
@@ -180,8 +183,33 @@ func (a *Agent) Current() *link.Update { return a.current.Load() }
 // Gate is the agent's gate, for `why`.
 func (a *Agent) Gate() *gate.Gate { return a.gate }
 
-// VerifyLog recomputes the agent's own log.
-func (a *Agent) VerifyLog() (spool.Report, error) { return a.spool.Verify() }
+// VerifyLog recomputes the agent's own log, and says what was wrong with the
+// damaged files that are kept beside it, each by its path.
+func (a *Agent) VerifyLog() (spool.Report, error) {
+	r, err := a.spool.Verify()
+	if err != nil {
+		return r, err
+	}
+	kept, err := a.spool.Kept()
+	r.Log, r.Problems = a.spool.Log(), append(r.Problems, kept...)
+	for i, p := range r.Problems {
+		r.Problems[i].File = filepath.Join(a.cfg.Dir, "log", p.File)
+	}
+	return r, err
+}
+
+// recordRepairs says in the log what of it this start found damaged. The gap
+// events that stand in for the entries do not tell that of entries which had been
+// collected before.
+func (a *Agent) recordRepairs() {
+	for _, p := range a.spool.Repaired() {
+		now := a.cfg.Clock.Now()
+		a.Record(&audit.Event{
+			ID: audit.NewID(now), Time: now, Class: audit.Security, Action: audit.Gap, Outcome: audit.Failure,
+			Reason: "log_damaged", Message: p.File + ": " + p.What + "; the damaged file is kept beside it", Object: &audit.Object{Kind: "log", Name: a.spool.Log()},
+		})
+	}
+}
 
 // Record writes an event that is not a call's into the agent's log.
 func (a *Agent) Record(e *audit.Event) {

@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"crypto/x509"
+	"strings"
 	"sync"
 	"time"
 
@@ -23,6 +24,13 @@ type keepers struct {
 type running struct {
 	*renew.Keeper
 	stop context.CancelFunc
+	of   content
+}
+
+// content is what the snapshot puts into a certificate beside its identity.
+type content struct {
+	ttl   time.Duration
+	hosts string // of a gateway, one a line
 }
 
 func (k *keepers) init(a *Agent) { k.agent, k.byID = a, map[identity.ID]*running{} }
@@ -48,30 +56,29 @@ func (k *keepers) renewsAt(id identity.ID) time.Time {
 	return time.Time{}
 }
 
-// reconcile starts a keeper for each new identity, stops those that left, and
-// returns the channels that close when the new ones have a credential.
+// reconcile starts a keeper for each new identity, stops those that left, has
+// those renew whose certificate would now be another one, and returns the
+// channels that close when the new credentials are there.
 func (k *keepers) reconcile(s *snapshot.Snapshot) (ready []<-chan struct{}) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	want := map[identity.ID]bool{}
-	for _, svc := range s.Services {
-		want[svc.ID] = true
-	}
-	for _, g := range s.Gateways {
-		want[g.ID] = true
-	}
+	want := contents(s)
 	for id, r := range k.byID {
-		if !want[id] {
+		if _, ok := want[id]; !ok {
 			r.stop()
 			delete(k.byID, id)
 		}
 	}
-	for id := range want {
-		if _, ok := k.byID[id]; ok {
+	for id, of := range want {
+		if r, ok := k.byID[id]; ok {
+			if r.of != of {
+				r.of = of
+				ready = append(ready, r.Renew())
+			}
 			continue
 		}
 		ctx, stop := context.WithCancel(context.Background())
-		r := &running{stop: stop, Keeper: renew.New(renew.Config{
+		r := &running{stop: stop, of: of, Keeper: renew.New(renew.Config{
 			ID: id, Issuer: issuer{k.agent}, Trust: k.agent.trust.Load,
 			Clock: k.agent.cfg.Clock, Logger: k.agent.cfg.Logger, Changed: k.agent.changed.send,
 		})}
@@ -105,14 +112,26 @@ func (i issuer) Issue(ctx context.Context, id identity.ID, csr []byte) ([]*x509.
 }
 
 // Credential is the current credential of id on this host and when it is renewed.
-func (a *Agent) Credential(id identity.ID) (c *identity.Credential, renewsAt time.Time) {
+// Where there is none, the error is identity.ErrNoCredential, and renew.ErrEnded
+// too if there was one.
+func (a *Agent) Credential(id identity.ID) (c *identity.Credential, renewsAt time.Time, err error) {
 	src, ok := a.keepers.source(id)
 	if !ok {
-		return nil, time.Time{}
+		return nil, time.Time{}, identity.ErrNoCredential
 	}
-	c, err := src.Credential()
-	if err != nil {
-		return nil, time.Time{}
+	c, err = src.Credential()
+	return c, a.keepers.renewsAt(id), err
+}
+
+// contents are the identities of a snapshot that get a certificate of the mesh's
+// own CA, with what it says of each.
+func contents(s *snapshot.Snapshot) map[identity.ID]content {
+	all := make(map[identity.ID]content, len(s.Services)+len(s.Gateways))
+	for _, svc := range s.Services {
+		all[svc.ID] = content{ttl: s.LeafTTL}
 	}
-	return c, a.keepers.renewsAt(id)
+	for _, g := range s.Gateways {
+		all[g.ID] = content{ttl: s.LeafTTL, hosts: strings.Join(g.Hosts, "\n")}
+	}
+	return all
 }

@@ -3,6 +3,7 @@ package agent
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/netip"
 	"os"
@@ -101,7 +102,7 @@ func (a *Agent) appPort(s snapshot.Service) error {
 		return fault.Wrap(err, fault.AppPortHeld, "name an existing user in runs_as.user of "+s.Name, "the user of %s is not known on this host", s.Name)
 	}
 	if uid != want {
-		return fault.New(fault.AppPortHeld, fmt.Sprintf("ss -ltnp sport = :%d", addr.Port()),
+		return fault.New(fault.AppPortHeld, fmt.Sprintf("ss -ltnp 'sport = :%d'", addr.Port()),
 			"the app port %s of %s is held by user %d, not by %s", addr, s.Name, uid, s.RunsAs.User)
 	}
 	return nil
@@ -121,29 +122,90 @@ func userID(name string) (int, error) {
 // maxSocketPath is what sun_path holds besides its terminating zero (unix(7)).
 const maxSocketPath = 107
 
+// CheckSocket refuses a path that no Unix socket can have.
+func CheckSocket(path string) error {
+	if len(path) <= maxSocketPath {
+		return nil
+	}
+	return fault.New(fault.SocketPath, "choose a shorter directory: --dir /tmp/p",
+		"the socket path %s has %d bytes, the system's limit is %d", path, len(path), maxSocketPath)
+}
+
 // listenUnix binds a Unix socket that every local user may connect to, replacing
 // one that nobody answers.
 func listenUnix(path string) (net.Listener, error) {
-	if len(path) > maxSocketPath {
-		return nil, fault.New(fault.SocketPath, "choose a shorter directory: --dir /tmp/p",
-			"the socket path %s has %d bytes, the system's limit is %d", path, len(path), maxSocketPath)
-	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+	if err := CheckSocket(path); err != nil {
 		return nil, err
 	}
-	if c, err := net.Dial("unix", path); err == nil {
-		c.Close()
-		return nil, fault.New(fault.SocketPath, "stop the other Parley first, or choose another --dir",
-			"another process answers on %s", path)
-	} else if errors.Is(err, syscall.ECONNREFUSED) {
-		if err := os.Remove(path); err != nil {
-			return nil, err
-		}
+	refused := func(err error) error {
+		return fault.Wrap(cause(err), fault.SocketPath, "ls -ld "+filepath.Dir(path)+" "+path, "the socket %s cannot be made", path)
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return nil, refused(err)
+	}
+	if err := clearSocket(path); err != nil {
+		return nil, err
 	}
 	l, err := net.Listen("unix", path)
 	if err != nil {
-		return nil, fault.Wrap(err, fault.SocketPath, "", "the socket %s cannot be made", path)
+		return nil, refused(err)
 	}
 	// Who connects is attested; the file's mode is no permission.
-	return l, os.Chmod(path, 0o666)
+	if err := os.Chmod(path, 0o666); err != nil {
+		return nil, errors.Join(refused(err), l.Close())
+	}
+	return l, nil
+}
+
+// removeSocket removes what a killed process left at path, and nothing but a
+// socket: connecting to a file of another kind is refused too.
+func removeSocket(path string) error {
+	info, err := os.Lstat(path)
+	if err == nil && info.Mode().Type() != fs.ModeSocket {
+		return fault.New(fault.SocketPath, "move it away, or choose another --dir", "%s exists and is no socket", path)
+	}
+	if err == nil {
+		err = os.Remove(path)
+	}
+	if err != nil {
+		return fault.Wrap(cause(err), fault.SocketPath, "ls -ld "+filepath.Dir(path)+" "+path, "the old socket %s cannot be removed", path)
+	}
+	return nil
+}
+
+// cause is why a system call failed, without the names of the call and of its
+// object: the fault names them in its own words.
+func cause(err error) error {
+	var errno syscall.Errno
+	if errors.As(err, &errno) {
+		return errno
+	}
+	return err
+}
+
+// clearSocket removes a socket that a killed agent left behind. Dialling any
+// other kind of file is refused in the same way, and such a file is kept.
+func clearSocket(path string) error {
+	info, err := os.Lstat(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
+		return fault.Wrap(err, fault.SocketPath, "check the directory and its permissions", "the socket path %s cannot be used", path)
+	case info.Mode().Type() != fs.ModeSocket:
+		return fault.New(fault.SocketPath, "move it away, or choose another path", "%s exists and is no socket", path)
+	}
+	c, err := net.Dial("unix", path)
+	if err == nil {
+		_ = c.Close() // it was only to see that somebody answers
+		return fault.New(fault.SocketPath, "stop the other Parley first, or choose another --dir",
+			"another process answers on %s", path)
+	}
+	if !errors.Is(err, syscall.ECONNREFUSED) {
+		return fault.Wrap(err, fault.SocketPath, "stop the other Parley first, or choose another --dir", "another process may hold %s", path)
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("remove the socket of an agent that ended: %w", err)
+	}
+	return nil
 }

@@ -16,15 +16,13 @@ import (
 // Prepare says whether the listeners that s would add can be opened now, so that
 // a revision that could not run is refused before it is made.
 func (a *Agent) Prepare(s *snapshot.Snapshot) error {
-	held := map[string]bool{}
-	if u := a.pending.Load(); u != nil {
-		for _, l := range listens(u.Snapshot) {
-			held[l.addr] = true
-		}
-	}
+	// An update that is being applied opens listeners too: neither may find the
+	// other's in its way.
+	a.applying.Lock()
+	defer a.applying.Unlock()
 	var faults fault.List
 	for _, l := range listens(s) {
-		if held[l.addr] {
+		if a.proxy.Holds(l.addr) {
 			continue
 		}
 		if f := tryListen(l); f != nil {
@@ -65,13 +63,13 @@ func tryListen(l listen) *fault.Fault {
 	_, port, _ := net.SplitHostPort(l.addr)
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):
-		return fault.New(fault.PortOccupied, fmt.Sprintf("see who has it: ss -ltnp 'sport = :%s'; or choose another port", port),
+		return fault.New(fault.PortOccupied, fmt.Sprintf("see who has it: ss -ltnp 'sport = :%s', or choose another port; nothing was changed", port),
 			"another process listens on %s, which %s needs", l.addr, l.name)
 	case errors.Is(err, os.ErrPermission):
-		return fault.New(fault.PortForbidden, "choose a port above 1023, or give the binary CAP_NET_BIND_SERVICE",
+		return fault.New(fault.PortForbidden, "choose a port above 1023, or give the binary CAP_NET_BIND_SERVICE; nothing was changed",
 			"this user may not listen on %s, which %s needs", l.addr, l.name)
 	}
-	return fault.Wrap(err, fault.PortForbidden, "is the address one of this host's?", "%s cannot listen on %s", l.name, l.addr)
+	return fault.Wrap(cause(err), fault.PortForbidden, "choose an address of this host: ip -brief address; nothing was changed", "%s cannot listen on %s", l.name, l.addr)
 }
 
 func tryUnix(l listen, path string) *fault.Fault {

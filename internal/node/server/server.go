@@ -11,7 +11,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"os"
 	"path/filepath"
 	"sync"
 	"time"
@@ -57,10 +56,10 @@ type Server struct {
 // Open opens the data directory, makes what is missing in it, and refuses what
 // is damaged, unreadable, or newer than this machine's clock.
 func Open(ctx context.Context, cfg Config) (*Server, error) {
-	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
-		return nil, fmt.Errorf("make the data directory: %w", err)
+	if err := checkDir(cfg.Dir); err != nil {
+		return nil, err
 	}
-	st, err := store.Open(ctx, store.Config{Path: filepath.Join(cfg.Dir, "parley.db"), Clock: cfg.Clock, Logger: cfg.Logger, Host: cfg.Host})
+	st, err := store.Open(ctx, store.Config{Path: filepath.Join(cfg.Dir, databaseFile), Clock: cfg.Clock, Logger: cfg.Logger, Host: cfg.Host})
 	if err != nil {
 		return nil, err
 	}
@@ -75,12 +74,12 @@ func (s *Server) open(ctx context.Context) error {
 	if err := s.store.CheckClock(ctx, s.cfg.Clock.Now()); err != nil {
 		return err
 	}
-	master, _, err := keys.OpenMaster(filepath.Join(s.cfg.Dir, "master.key"))
+	master, _, err := keys.OpenMaster(filepath.Join(s.cfg.Dir, masterFile))
 	if err != nil {
 		return err
 	}
 	s.authority, _, err = ca.Open(ca.Config{
-		Dir: filepath.Join(s.cfg.Dir, "ca"), TrustDomain: s.cfg.TrustDomain, Master: master,
+		Dir: filepath.Join(s.cfg.Dir, authorityDir), TrustDomain: s.cfg.TrustDomain, Master: master,
 		Clock: s.cfg.Clock, Logger: s.cfg.Logger, Made: s.signerMade,
 	})
 	if err != nil {
@@ -92,6 +91,12 @@ func (s *Server) open(ctx context.Context) error {
 		}
 	}
 	s.registrar = enrol.New(enrol.Config{Authority: s.authority, Registry: s.store, Clock: s.cfg.Clock, Logger: s.cfg.Logger, Host: s.cfg.Host})
+	return nil
+}
+
+// Started records that the server runs, once everything that could refuse has
+// been opened: a start that failed was none.
+func (s *Server) Started(ctx context.Context) error {
 	return s.store.Log(ctx, s.event(audit.ServerStarted))
 }
 
@@ -115,6 +120,9 @@ func (s *Server) Resume(ctx context.Context) (int64, error) {
 		return 0, nil
 	}
 	if err != nil {
+		return 0, err
+	}
+	if err := rev.Intact(); err != nil {
 		return 0, err
 	}
 	file, err := mesh.Parse(rev.Name, rev.Text)

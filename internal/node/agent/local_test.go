@@ -1,0 +1,91 @@
+package agent
+
+import (
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/parleymesh/parley/internal/fault"
+)
+
+func TestListenUnix(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name string
+		make func(t *testing.T, path string) // what is there before
+		ok   bool
+	}{
+		{"nothing", func(*testing.T, string) {}, true},
+		{"no directory yet", func(t *testing.T, path string) { os.Remove(filepath.Dir(path)) }, true},
+		{"a dead socket", func(t *testing.T, path string) {
+			l, err := net.Listen("unix", path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			l.(*net.UnixListener).SetUnlinkOnClose(false)
+			l.Close()
+		}, true},
+		{"a live socket", func(t *testing.T, path string) {
+			l, err := net.Listen("unix", path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { l.Close() })
+		}, false},
+		{"a file", func(t *testing.T, path string) {
+			if err := os.WriteFile(path, []byte("precious"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}, false},
+		{"a link", func(t *testing.T, path string) {
+			if err := os.Symlink("/etc/passwd", path); err != nil {
+				t.Fatal(err)
+			}
+		}, false},
+		{"a directory", func(t *testing.T, path string) {
+			if err := os.Mkdir(path, 0o700); err != nil {
+				t.Fatal(err)
+			}
+		}, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			dir, err := os.MkdirTemp("", "pa")
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { os.RemoveAll(dir) })
+			path := filepath.Join(dir, "d", "s")
+			if err := os.Mkdir(filepath.Dir(path), 0o700); err != nil {
+				t.Fatal(err)
+			}
+			tt.make(t, path)
+			before, _ := os.Lstat(path) // nil where there is nothing
+			l, err := listenUnix(path)
+			if (err == nil) != tt.ok {
+				t.Fatalf("got %v", err)
+			}
+			if err != nil {
+				if all := fault.All(err); len(all) != 1 || all[0].Code != fault.SocketPath || all[0].Hint == "" {
+					t.Errorf("got %v", err)
+				}
+				if after, err := os.Lstat(path); err != nil || !os.SameFile(before, after) {
+					t.Errorf("what was there is gone: %v", err)
+				}
+				return
+			}
+			defer l.Close()
+			c, err := net.Dial("unix", path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			c.Close()
+		})
+	}
+	_, err := listenUnix("/tmp/" + strings.Repeat("x", 120))
+	if all := fault.All(err); len(all) != 1 || all[0].Code != fault.SocketPath {
+		t.Errorf("a path that is too long: %v", err)
+	}
+}

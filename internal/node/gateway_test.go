@@ -1,0 +1,77 @@
+package node_test
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"testing"
+)
+
+const gatewayMesh = `
+trust_domain: node.example
+leaf_ttl: %s
+services:
+  site:
+    runs_as: {exe: /nobody/there}
+    inbound: {listen: %q, app: %q}
+    allow: [{from: [gateway/edge]}]
+gateway:
+  edge:
+    listen: %q
+    tls: {mesh_ca: {hosts: [%s]}}
+    routes:
+      - match: {path: /**}
+        to: site
+        require: {any: [{api_key: {scopes: [site.read]}}]}
+`
+
+// A gateway's certificate is for the hosts of the revision that runs, not of the
+// one at which it was last renewed.
+func TestGatewayAnswersForItsNewHostsAtOnce(t *testing.T) {
+	t.Parallel()
+	listen, app, edge := freeAddr(t), freeAddr(t), freeAddr(t)
+	text := func(ttl, hosts string) string { return fmt.Sprintf(gatewayMesh, ttl, listen, app, edge, hosts) }
+	m := startNode(t, shortDir(t), text("1h", "one.test"))
+	m.apply(text("1h", "one.test"))
+	roots := x509.NewCertPool()
+	pem, err := m.api.Bundle(t.Context())
+	if err != nil || !roots.AppendCertsFromPEM(pem) {
+		t.Fatal("no bundle", err)
+	}
+	leaf := func(host string) (*x509.Certificate, error) {
+		c, err := tls.Dial("tcp", edge, &tls.Config{RootCAs: roots, ServerName: host, MinVersion: tls.VersionTLS13})
+		if err != nil {
+			return nil, err
+		}
+		defer c.Close()
+		return c.ConnectionState().PeerCertificates[0], nil
+	}
+	want := func(what, host string, ok bool) *x509.Certificate {
+		t.Helper()
+		c, err := leaf(host)
+		if (err == nil) != ok {
+			t.Errorf("%s: %s: %v", what, host, err)
+		}
+		return c
+	}
+	first := want("first", "one.test", true)
+	want("first", "two.test", false)
+	m.apply(text("1h", "one.test, two.test"))
+	want("added", "one.test", true)
+	second := want("added", "two.test", true)
+	m.apply(text("1h", "two.test"))
+	want("removed", "one.test", false)
+	third := want("removed", "two.test", true)
+	m.apply(text("10m", "two.test"))
+	fourth := want("shorter", "two.test", true)
+	if t.Failed() {
+		return
+	}
+	if first.SerialNumber.Cmp(second.SerialNumber) == 0 || third.NotAfter.Sub(fourth.NotAfter).Minutes() < 45 {
+		t.Errorf("ends at %s, and with a shorter life at %s", third.NotAfter, fourth.NotAfter)
+	}
+	m.apply(text("10m", "two.test") + "# nothing else changed\n")
+	if again := want("unchanged", "two.test", true); again != nil && again.SerialNumber.Cmp(fourth.SerialNumber) != 0 {
+		t.Error("a certificate was renewed that is as it should be")
+	}
+}

@@ -1,0 +1,171 @@
+package store_test
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/parleymesh/parley/internal/audit"
+	"github.com/parleymesh/parley/internal/clock"
+	"github.com/parleymesh/parley/internal/control/api"
+	"github.com/parleymesh/parley/internal/store"
+)
+
+// feed collects events as the entries of log that come next.
+func feed(t testing.TB, s *store.Store, log string, events ...*audit.Event) {
+	t.Helper()
+	next, err := s.Cursor(t.Context(), log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := make([]audit.Entry, len(events))
+	for i, e := range events {
+		index := int(next) + i
+		e.ID, e.Class = fmt.Sprintf("%s-%d", log, index), audit.Access
+		all[i] = entry(t, log, index, e)
+	}
+	if err := s.Collect(t.Context(), log, all); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// called is a call's event at one of its ends.
+func called(end, from, to string, at time.Time, outcome audit.Outcome) *audit.Event {
+	return &audit.Event{
+		Time: at, Action: audit.Call, Outcome: outcome, TLS: &audit.TLS{Version: "1.3"},
+		Call:   &audit.CallFacts{End: end, Protocol: "http", Listener: to + ".inbound"},
+		Caller: &audit.Party{Service: from}, Callee: &audit.Party{Service: to},
+	}
+}
+
+func plainly(e *audit.Event) *audit.Event { e.TLS = nil; return e }
+
+func testEdges(t *testing.T, fresh func(testing.TB, clock.Clock) opener) {
+	s := open(t, fresh(t, &at{now: noon}))
+	minute := noon.Truncate(time.Minute)
+	edge := called("edge", "", "web", minute, audit.Denied)
+	edge.Call.Listener, edge.Caller = "gateway.front", &audit.Party{KeyID: "k", Address: "10.0.0.1:1"}
+	feed(t, s, "host1-00000001",
+		called("inbound", "web", "orders", minute, audit.Allowed),
+		called("inbound", "web", "orders", minute.Add(59*time.Second), audit.Denied),
+		called("inbound", "web", "orders", minute.Add(-time.Microsecond), audit.Allowed), // the minute before
+		called("inbound", "orders", "db", minute.Add(time.Second), audit.Allowed),
+		plainly(called("inbound", "orders", "db", minute.Add(time.Minute), audit.Allowed)),
+		plainly(called("inbound", "old", "db", minute, audit.Denied)),
+		edge,
+		// What counts nowhere: the other end of the same calls, and what is no call.
+		called("outbound", "web", "orders", minute, audit.Allowed),
+		&audit.Event{Time: minute, Action: audit.HandshakeRefused, Outcome: audit.Denied, Call: &audit.CallFacts{End: "inbound", Listener: "orders.inbound"}},
+		&audit.Event{Time: minute, Action: audit.Call, Outcome: audit.Denied},
+	)
+	all := []api.EdgeStatus{
+		{To: "gateway/front", Calls: 1, Refused: 1, Protection: "mtls", Last: minute},
+		{From: "old", To: "db", Calls: 1, Refused: 1, Protection: "plain", Last: minute},
+		{From: "orders", To: "db", Calls: 2, Protection: "mixed", Last: minute.Add(time.Minute)},
+		{From: "web", To: "orders", Calls: 3, Refused: 1, Protection: "mtls", Last: minute.Add(59 * time.Second)},
+	}
+	// Gateways are protected as their listener is, which the event says.
+	all[0].Protection = "mtls"
+	recent := append([]api.EdgeStatus(nil), all...)
+	recent[3].Calls = 2
+	for _, tt := range []struct {
+		name  string
+		since time.Time
+		want  []api.EdgeStatus
+	}{
+		{"all", time.Time{}, all},
+		{"within the minute", minute.Add(30 * time.Second), recent},
+		{"the last minute", minute.Add(time.Minute), []api.EdgeStatus{{From: "orders", To: "db", Calls: 1, Protection: "plain", Last: minute.Add(time.Minute)}}},
+		{"later", minute.Add(time.Hour), nil},
+	} {
+		got, err := s.Edges(t.Context(), tt.since)
+		if diff := cmp.Diff(tt.want, got); err != nil || diff != "" {
+			t.Errorf("%s (%v):\n%s", tt.name, err, diff)
+		}
+	}
+}
+
+// Batches and repeated deliveries count each call once.
+func testEdgesAddUp(t *testing.T, fresh func(testing.TB, clock.Clock) opener) {
+	s := open(t, fresh(t, &at{now: noon}))
+	all := entries(t, "host1-00000001", 0, 50)
+	for first := 0; first < 50; first += 7 {
+		last := min(first+10, 50) // overlaps with the next
+		for range 2 {
+			if err := s.Collect(t.Context(), "host1-00000001", all[first:last]); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	feed(t, s, "host2-00000001", called("inbound", "web", "orders", noon, audit.Denied))
+	got, err := s.Edges(t.Context(), time.Time{})
+	if err != nil || len(got) != 1 || got[0].Calls != 51 || got[0].Refused != 1 {
+		t.Errorf("got %+v, %v", got, err)
+	}
+	// What is not kept does not count.
+	if err := s.Collect(t.Context(), "host1-00000001", entries(t, "host1-00000001", 60, 3)); err == nil {
+		t.Error("a hole was accepted")
+	}
+	if again, err := s.Edges(t.Context(), time.Time{}); err != nil || !cmp.Equal(got, again) {
+		t.Errorf("a refused batch was counted: %+v, %v", again, err)
+	}
+}
+
+func testAuditStatus(t *testing.T, fresh func(testing.TB, clock.Clock) opener) {
+	clk := &at{now: noon}
+	s := open(t, fresh(t, clk))
+	want := api.AuditStatus{State: api.StateOK}
+	check := func(what string) {
+		t.Helper()
+		got, err := s.AuditStatus(t.Context())
+		if diff := cmp.Diff(want, got); err != nil || diff != "" {
+			t.Errorf("%s (%v):\n%s", what, err, diff)
+		}
+	}
+	check("nothing")
+	feed(t, s, "host1-00000001", called("inbound", "web", "orders", noon, audit.Allowed), called("outbound", "web", "orders", noon, audit.Allowed))
+	if err := s.Log(t.Context(), event(audit.ServerStarted)); err != nil {
+		t.Fatal(err)
+	}
+	want.Entries, want.Last = 3, noon
+	check("two logs")
+	gap := func(n uint64) *audit.Event {
+		return &audit.Event{Time: noon, Action: audit.Gap, Outcome: audit.Failure, Gap: &audit.Range{From: 3, To: 3, Count: n}}
+	}
+	clk.set(noon.Add(time.Second))
+	feed(t, s, "host1-00000001", gap(0))
+	want.Entries, want.Last = 4, noon.Add(time.Second)
+	check("a gap of nothing: a note")
+	many := make([]*audit.Event, 1500)
+	for i := range many {
+		many[i] = gap(2)
+	}
+	feed(t, s, "host1-00000001", many...)
+	want.Entries, want.Gaps, want.State = 1504, 3000, api.StateFailed
+	want.Note = "events are known to be lost: parley audit search --action audit.gap"
+	check("more gaps than a page of a search")
+	feed(t, s, "host1-00000001", gap(math.MaxUint64), gap(math.MaxUint64))
+	want.Entries, want.Gaps = 1506, math.MaxInt64
+	check("an agent that tells nonsense")
+}
+
+// A status is asked for often, and the log is long.
+func TestStatusDoesNotReadTheLog(t *testing.T) {
+	t.Parallel()
+	s, err := store.Open(t.Context(), config(t.TempDir()+"/parley.db", clock.System{}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	plan := s.Plan(t, `SELECT body FROM entry WHERE action = 'audit.gap'`)
+	if !strings.Contains(plan, "entry_gap") {
+		t.Errorf("lost events are looked for by: %s", plan)
+	}
+	if _, err := s.AuditStatus(context.WithoutCancel(t.Context())); err != nil {
+		t.Error(err)
+	}
+}
