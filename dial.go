@@ -16,7 +16,7 @@ import (
 // Whether the service accepts this process shows with the first Read: in TLS 1.3
 // a client's handshake is complete before the server has judged it.
 func (w *Workload) Dial(ctx context.Context, service, addr string) (net.Conn, error) {
-	r, err := w.start(ctx)
+	r, err := w.started(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -62,7 +62,7 @@ func (t roundTripper) RoundTrip(req *http.Request) (*http.Response, error) {
 }
 
 func (t roundTripper) transport(ctx context.Context) (*http.Transport, error) {
-	r, err := t.w.start(ctx)
+	r, err := t.w.started(ctx)
 	if err != nil {
 		return nil, err
 	}

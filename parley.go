@@ -66,7 +66,7 @@ import (
 // otherwise.
 const DefaultSocket = "/run/parley/workload.sock"
 
-// startTime bounds how long Listen waits for an identity where Start was not
+// startTime bounds how long Listen, Dial and a first request wait for an identity where Start was not
 // called.
 const startTime = 30 * time.Second
 
@@ -117,11 +117,19 @@ type running struct {
 
 // Start waits until the agent has an identity for this process, as long as ctx
 // lasts; its error then says why there is none. Calling it is optional: Dial and
-// the first request of an HTTPClient do so within their context, and Listen
-// within 30 seconds. A failed Start may be tried again.
+// the first request of an HTTPClient do so within their context and 30 seconds,
+// and Listen within 30 seconds. A failed Start may be tried again.
 func (w *Workload) Start(ctx context.Context) error {
 	_, err := w.start(ctx)
 	return err
+}
+
+// started is start where nobody said how long to wait: no call may hang for ever
+// because the process is not in the mesh file.
+func (w *Workload) started(ctx context.Context) (*running, error) {
+	ctx, done := context.WithTimeout(ctx, startTime)
+	defer done()
+	return w.start(ctx)
 }
 
 func (w *Workload) prepare() {

@@ -211,16 +211,14 @@ func (r *running) parley(args ...string) (string, error) {
 	return string(out), err
 }
 
-// until polls for at most twenty seconds.
+// until polls for twenty seconds.
 func (r *running) until(what string, done func() bool) {
 	r.t.Helper()
-	for range 400 {
-		if done() {
-			return
+	for began := time.Now(); !done(); time.Sleep(50 * time.Millisecond) {
+		if time.Since(began) > 20*time.Second {
+			r.t.Fatalf("not in 20 s: %s", what)
 		}
-		time.Sleep(50 * time.Millisecond)
 	}
-	r.t.Fatalf("not in 20 s: %s", what)
 }
 
 // events are those of a filter, once there are at least n.

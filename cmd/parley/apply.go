@@ -14,7 +14,7 @@ func (a *app) applyCommand() *cobra.Command {
 	var c changeFlags
 	cmd := &cobra.Command{
 		Use:   "apply",
-		Short: "make a mesh file the desired state, or show what that would change",
+		Short: "make a mesh file the desired state, or show what would change",
 		Example: `  parley apply                        ./parley.yaml
   parley apply --dry-run              what would change; nothing does
   parley apply -f mesh.yaml --message "orders may charge"

@@ -96,7 +96,7 @@ func (a *app) auditSearchCommand() *cobra.Command {
 		Use: "search", Short: "recorded events by who, what and when",
 		Example: `  parley audit search --from web --to payments --since 1h
   parley audit search --outcome denied --limit 20
-  parley audit search --since 2026-11-23T09:00:00Z --until 2026-11-23T10:00:00Z --json`,
+  parley audit search --since 2026-11-23T09:00:00Z --until 2026-11-23T10:00:00Z`,
 		Args: arguments(0, 0, "no arguments; select with flags"),
 	}
 	f.add(cmd)
@@ -175,7 +175,7 @@ func (a *app) auditShowCommand() *cobra.Command {
 
 func (a *app) auditVerifyCommand() *cobra.Command {
 	return &cobra.Command{
-		Use: "verify", Short: "recompute every hash of every log; exit 1 if one is not intact",
+		Use: "verify", Short: "recompute every hash; exit 1 if a log is not intact",
 		Example: "  parley audit verify\n  parley audit verify --json",
 		Args:    arguments(0, 0, "no arguments"),
 		RunE: a.ask(func(cmd *cobra.Command, c *api.Client, _ []string) error {

@@ -5,7 +5,7 @@ import "github.com/spf13/cobra"
 func (a *app) completionCommand() *cobra.Command {
 	shells := []string{"bash", "zsh", "fish", "powershell"}
 	return &cobra.Command{
-		Use: "completion SHELL", Short: "a script that completes commands and flags in bash, zsh, fish or powershell",
+		Use: "completion SHELL", Short: "a completion script for bash, zsh, fish or powershell",
 		Example: `  source <(parley completion bash)
   parley completion zsh > "${fpath[1]}/_parley"
   parley completion fish > ~/.config/fish/completions/parley.fish`,

@@ -37,8 +37,8 @@ func (a *app) devCommand() *cobra.Command {
 		Use:   "dev",
 		Short: "a whole mesh on this machine, for development only",
 		Long: `Starts a server, an agent and the example shop (web, orders, payments and a
-ledger, each a process of its own), and prints what to try. Ctrl-C stops all of it.`,
-		Example: `  parley dev                    ./parley.yaml, or else the example shop; data in ./.parley
+ledger, each a process of its own), and prints what to try. Ctrl-C stops it all.`,
+		Example: `  parley dev                    ./parley.yaml, or else the example shop
   parley dev --try              the same, makes the calls itself, and ends
   parley dev -f parley.yaml     a mesh file of your own, without the shop
   parley dev --fresh            forget the keys, the history and the log first`,
@@ -58,7 +58,7 @@ ledger, each a process of its own), and prints what to try. Ctrl-C stops all of 
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&o.Dir, "dir", ".parley", "data `directory`")
+	f.StringVar(&o.Dir, "dir", ".parley", "data `directory`, made where it is not there")
 	f.StringVarP(&o.MeshFile, "file", "f", "", "mesh `file` to run instead of the shop (./parley.yaml, where that is there)")
 	f.BoolVar(&o.Try, "try", false, "make the calls of the tour, say what came of each, and end")
 	f.BoolVar(&o.Fresh, "fresh", false, "forget everything in the data directory first")

@@ -14,6 +14,7 @@ import (
 
 	"github.com/parleymesh/parley/cmd/parley/term"
 	"github.com/parleymesh/parley/internal/clock"
+	"github.com/parleymesh/parley/internal/control/api"
 	"github.com/parleymesh/parley/internal/dev"
 	"github.com/parleymesh/parley/internal/fault"
 )
@@ -165,13 +166,16 @@ func showDev(ctx context.Context, t *term.Terminal, m *dev.Mesh, took time.Durat
 		tab.Row(term.OK, "gateway "+g.Name, g.ID, "https://"+g.Listen)
 	}
 	for _, s := range st.Services {
-		where := ""
+		where, mark := "", term.OK
 		for _, l := range st.Listeners {
 			if l.Owner == s.Name && l.End == "inbound" {
 				where = l.Address + " for " + l.Target
 			}
+			if l.Owner == s.Name && l.State != api.StateOK {
+				mark, where = term.No, l.Note
+			}
 		}
-		tab.Row(term.OK, s.Name, s.ID, where)
+		tab.Row(mark, s.Name, s.ID, where)
 	}
 	t.Table(tab)
 	t.Printf("\n  admin API      %s\n  Workload API   unix://%s\n", m.API.Socket(), m.Socket)

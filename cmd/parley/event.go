@@ -16,7 +16,7 @@ var eventColumns = []term.Column{
 	{Stream: 2},
 	{Title: "TIME", Stream: 15, Drop: 2},
 	{Title: "WHO", Stream: 22, Min: 14},
-	{Title: "WHAT", Stream: 30, Min: 12, Drop: 3},
+	{Title: "WHAT", Stream: 44, Min: 12, Drop: 3},
 	{Title: "REASON", Stream: 18, Min: 10, Drop: 1},
 	{Title: "ID", Stream: 26},
 }

@@ -31,6 +31,9 @@ func (s said) Unwrap() error { return s.error }
 
 // exit says what went wrong, if anything, and is the process's exit code.
 func (a *app) exit(ctx context.Context, err error) int {
+	if err == nil && a.term != nil {
+		err = a.term.Lost()
+	}
 	code := exitCode(ctx, err)
 	var told said
 	if err == nil || errors.Is(err, errNo) || errors.As(err, &told) || code == exitSignal {

@@ -24,6 +24,9 @@ Every command has --help with examples, and what prints data has --json.
 An error's code has a page:  parley explain PAR-1007
 `
 
+// helpWidth is the terminal that help is laid out for, in columns.
+const helpWidth = 80
+
 // help prints a command's page: examples first, exit codes last.
 func (a *app) help(cmd *cobra.Command, _ []string) {
 	if a.term == nil && a.open() != nil {
@@ -41,8 +44,8 @@ func (a *app) help(cmd *cobra.Command, _ []string) {
 	section(&b, "Examples", cmd.Example)
 	fmt.Fprintf(&b, "\nUsage\n  %s\n", cmd.UseLine())
 	section(&b, "Commands", commandList(cmd))
-	section(&b, "Flags", cmd.LocalNonPersistentFlags().FlagUsagesWrapped(96))
-	section(&b, "Flags of every command", cmd.InheritedFlags().FlagUsagesWrapped(96))
+	section(&b, "Flags", cmd.LocalNonPersistentFlags().FlagUsagesWrapped(helpWidth))
+	section(&b, "Flags of every command", cmd.InheritedFlags().FlagUsagesWrapped(helpWidth))
 	section(&b, "Exit codes", indented(exitSummary))
 	_ = a.term.Raw([]byte(b.String()))
 }
@@ -51,7 +54,7 @@ func (a *app) rootHelp(cmd *cobra.Command) {
 	b := strings.Builder{}
 	b.WriteString(welcome)
 	section(&b, "Commands", commandList(cmd))
-	section(&b, "Flags of every command", cmd.PersistentFlags().FlagUsagesWrapped(96))
+	section(&b, "Flags of every command", cmd.PersistentFlags().FlagUsagesWrapped(helpWidth))
 	section(&b, "Exit codes", indented(exitSummary))
 	_ = a.term.Raw([]byte(b.String()))
 }

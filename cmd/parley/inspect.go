@@ -13,6 +13,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -46,10 +47,10 @@ type certificate struct {
 
 func (a *app) certInspectCommand() *cobra.Command {
 	return &cobra.Command{
-		Use: "inspect FILE | HOST:PORT", Short: "what is in a certificate file, or what a TLS server presents",
-		Long: `It shows what is there and verifies nothing: not who signed it, not whether it is
-revoked. It checks the shape of a SPIFFE identity and whether the time is right,
-and exits 1 if the first certificate is not good now.`,
+		Use: "inspect FILE | HOST:PORT", Short: "what is in a certificate file, or what a server presents",
+		Long: `It shows what is there and verifies nothing: not who signed it, not whether it
+is revoked. It checks the shape of a SPIFFE identity and whether the time is
+right, and exits 1 if the first certificate is not good now.`,
 		Example: "  parley cert inspect leaf.pem\n  parley cert inspect - < leaf.pem\n  parley cert inspect 127.0.0.1:8443",
 		Args:    arguments(1, 1, "a FILE or HOST:PORT"),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -104,7 +105,11 @@ func presented(ctx context.Context, address string) ([]*x509.Certificate, error)
 		return unverified.UnverifiedCertificates, nil
 	}
 	if err != nil {
-		return nil, fault.Wrap(err, fault.Unreachable, "is it a TLS server?", "no certificate from %s", address)
+		var errno syscall.Errno
+		if errors.As(err, &errno) { // without the names of the calls
+			err = errno
+		}
+		return nil, fault.Wrap(err, fault.Unreachable, "is a TLS server there? on that machine: ss -ltnp", "no certificate from %s", address)
 	}
 	defer conn.Close()
 	return conn.(*tls.Conn).ConnectionState().PeerCertificates, nil

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"database/sql"
+	"errors"
 	"fmt"
 	"io/fs"
 	"net"
@@ -33,9 +35,14 @@ func scriptCommand(usage string, least int, run func(ts *testscript.TestScript, 
 // treeCommand is `tree DIR FILE`: write every name below DIR into FILE, with its
 // mode, owner and, of a file, what is in it.
 func treeCommand(ts *testscript.TestScript, args []string) {
-	var b bytes.Buffer
-	root := ts.MkAbs(args[0])
-	ts.Check(filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+	text, err := tree(ts.MkAbs(args[0]))
+	ts.Check(err)
+	ts.Check(os.WriteFile(ts.MkAbs(args[1]), []byte(text), 0o600))
+}
+
+func tree(root string) (string, error) {
+	var b strings.Builder
+	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}
@@ -47,15 +54,15 @@ func treeCommand(ts *testscript.TestScript, args []string) {
 		fmt.Fprintf(&b, "%s %s %d", rel, info.Mode(), info.Sys().(*syscall.Stat_t).Uid)
 		if info.Mode().IsRegular() {
 			text, err := os.ReadFile(path)
-			if err != nil {
+			if err != nil && !errors.Is(err, fs.ErrPermission) {
 				return err
 			}
 			fmt.Fprintf(&b, " %d %x", len(text), sha256.Sum256(text))
 		}
 		b.WriteByte('\n')
 		return nil
-	}))
-	ts.Check(os.WriteFile(ts.MkAbs(args[1]), b.Bytes(), 0o600))
+	})
+	return b.String(), err
 }
 
 // idleCommand is `idle DIR`: nothing runs any more that was started from a file
@@ -138,6 +145,15 @@ func damageCommand(ts *testscript.TestScript, args []string) {
 	default:
 		ts.Fatalf("damage %s?", args[1])
 	}
+	ts.Check(err)
+}
+
+// sqlCommand is `sql FILE STATEMENT`: change a database that no server has open.
+func sqlCommand(ts *testscript.TestScript, args []string) {
+	db, err := sql.Open("sqlite", ts.MkAbs(args[0])) // the server's driver
+	ts.Check(err)
+	defer db.Close()
+	_, err = db.Exec(args[1])
 	ts.Check(err)
 }
 

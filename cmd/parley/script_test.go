@@ -46,6 +46,7 @@ func TestScript(t *testing.T) {
 			"ports":    scriptCommand("ports NAME...", 1, portsCommand),
 			"recorded": scriptCommand("recorded PATH ACTION N", 3, recordedCommand),
 			"replace":  scriptCommand("replace FILE OLD NEW TO", 4, replaceCommand),
+			"sql":      scriptCommand("sql FILE STATEMENT", 2, sqlCommand),
 			"tree":     scriptCommand("tree DIR FILE", 2, treeCommand),
 		},
 		Setup: func(env *testscript.Env) error {

@@ -51,6 +51,12 @@ func (v programVersion) wire() api.Version {
 	return w
 }
 
+// is says whether the server is of this version. Two builds from source without a
+// version number differ by their commits.
+func (v programVersion) is(server *api.Version) bool {
+	return v.Version == server.Version && v.Commit == server.Commit
+}
+
 // serverPatience is how long `version` waits for a server that need not be there.
 const serverPatience = time.Second
 
@@ -72,7 +78,7 @@ func (a *app) versionCommand() *cobra.Command {
 			a.term.Printf("  built by  %s for %s\n", v.GoVersion, v.Platform)
 			if v.Server != nil {
 				a.term.Printf("  server    %s\n", v.Server.Version)
-				if v.Server.Version != v.Version {
+				if !v.is(v.Server) {
 					a.term.Notef("The server runs another version. Upgrade it before its clients.\n")
 				}
 			}

@@ -13,8 +13,8 @@ import (
 func (a *app) whyCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "why DECISION | FROM TO [METHOD PATH]", Short: "why a call was allowed or denied, or how one would be",
-		Long: `A decision id stands in every refusal, in the caller's and the callee's log and in
-the audit log. Without one, the question is about a call that nobody made.`,
+		Long: `A decision id stands in every refusal, in the caller's and the callee's log and
+in the audit log. Without one, the question is about a call that nobody made.`,
 		Example: `  parley why 01K3Q8Z4M7QK2V9D3B6H8N5R1T       this refusal
   parley why web payments POST /charge         may web do this?
   parley why payments ledger                   a TCP connection`,
@@ -81,7 +81,7 @@ func (a *app) writeExplanation(e *api.Explanation) {
 		t.Printf("%3d  %-11s %s  %s\n", i+1, s.Name, stepState(t, s.State), s.Text)
 	}
 	rule(t, e)
-	if e.Decision.ID != "" && !e.Decision.Same {
+	if e.Decision.ID != "" && e.Decision.Replayed && !e.Decision.Same {
 		t.Printf("\nThat was revision %d. Revision %d, which runs now, decides differently: %s.\n", e.Decision.Revision, e.Revision, allowedWord(e.Allow))
 	}
 	if !e.Allow && e.Suggestion.Text != "" {
@@ -91,7 +91,7 @@ func (a *app) writeExplanation(e *api.Explanation) {
 		}
 		t.Printf("\nIf this call is meant to work, add this in %s:\n\n", file)
 		for line := range strings.Lines(e.Suggestion.Text) {
-			t.Printf("      %s\n", strings.TrimRight(line, "\n"))
+			t.Printf("%s\n", strings.TrimRight(line, "\n")) // indented as it must be in the file
 		}
 		apply := "parley apply --dry-run"
 		if e.Suggestion.File != "" && e.Suggestion.File != defaultMesh {

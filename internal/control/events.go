@@ -14,6 +14,7 @@ import (
 
 func (o operations) ListEvents(ctx context.Context, r api.ListEventsRequestObject) (api.ListEventsResponseObject, error) {
 	p := r.Params
+	o.cfg.Collector.Settle(ctx)
 	limit, err := pageSize(p.Limit)
 	if err != nil {
 		return nil, err
@@ -77,6 +78,10 @@ func (o operations) GetEvent(ctx context.Context, r api.GetEventRequestObject) (
 // recorded is one event by its id.
 func (s *Server) recorded(ctx context.Context, id string) (*StoredEvent, error) {
 	e, err := s.cfg.Events.Event(ctx, id)
+	if errors.Is(err, ErrNotFound) {
+		s.cfg.Collector.Settle(ctx)
+		e, err = s.cfg.Events.Event(ctx, id)
+	}
 	if errors.Is(err, ErrNotFound) {
 		return nil, fault.New(fault.NotFound, "an event arrives up to a second after its call; see the newest: parley audit search",
 			"there is no event %q", clip(id))

@@ -256,6 +256,9 @@ func (r *runtime) Explain(q policy.Query) policy.Explanation {
 	return r.set.Explain(q)
 }
 
+// Settle implements control.Collector: what the fakes record is stored at once.
+func (*runtime) Settle(context.Context) {}
+
 func (r *runtime) Prepare(context.Context, *snapshot.Snapshot) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -31,6 +31,12 @@ type Runtime interface {
 	Bundle() *identity.Bundle
 }
 
+// A Collector brings events from where they were recorded into the store.
+type Collector interface {
+	// Settle waits, briefly, until every event recorded so far is in the store.
+	Settle(ctx context.Context)
+}
+
 // Certificates lists what has been issued.
 type Certificates interface {
 	// Certificates are those that have not ended at now, in order of their

@@ -33,6 +33,7 @@ type Config struct {
 	Keys         Keys
 	Events       Events
 	Certificates Certificates
+	Collector    Collector
 	Runtime      Runtime
 	// Version is the program's.
 	Version api.Version

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"net"
 	"os"
+	"path/filepath"
 	"syscall"
 	"time"
 
@@ -28,7 +29,7 @@ func Listen(path string) (net.Listener, error) {
 	}
 	l, err := net.Listen("unix", path)
 	if err != nil {
-		return nil, fault.Wrap(err, fault.SocketPath, "check the directory and its permissions", "the socket %s cannot be opened", path)
+		return nil, fault.Wrap(err, fault.SocketPath, "ls -ld "+filepath.Dir(path), "the socket %s cannot be opened", path)
 	}
 	// Between the two calls the peer's credentials alone protect the socket.
 	if err := os.Chmod(path, 0o600); err != nil {
@@ -44,7 +45,7 @@ func clearSocket(path string) error {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil
 	case err != nil:
-		return fault.Wrap(err, fault.SocketPath, "check the directory and its permissions", "the socket path %s cannot be used", path)
+		return fault.Wrap(err, fault.SocketPath, "ls -ld "+filepath.Dir(path), "the socket path %s cannot be used", path)
 	case info.Mode().Type() != fs.ModeSocket:
 		return fault.New(fault.SocketPath, "move it away, or use another directory", "%s exists and is no socket", path)
 	}

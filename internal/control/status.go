@@ -16,6 +16,7 @@ func (o operations) GetVersion(context.Context, api.GetVersionRequestObject) (ap
 }
 
 func (o operations) GetStatus(ctx context.Context, _ api.GetStatusRequestObject) (api.GetStatusResponseObject, error) {
+	o.cfg.Collector.Settle(ctx)
 	run, err := o.cfg.Runtime.Status(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("read what runs: %w", err)

@@ -30,6 +30,7 @@ func (o operations) TailEvents(ctx context.Context, r api.TailEventsRequestObjec
 	if err != nil {
 		return nil, err
 	}
+	o.cfg.Collector.Settle(ctx)
 	t := &tail{server: o.Server, ctx: ctx, follow: p.Follow, filter: Filter{
 		From: p.From, To: p.To, Action: p.Action, Outcome: p.Outcome, TraceID: p.TraceID, RequestID: p.RequestID,
 		After: after, Limit: tailBatch,

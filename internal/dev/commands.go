@@ -55,7 +55,7 @@ func (m *Mesh) Commands() []Command {
 	}
 	out = append(out, []Command{
 		{"who talks to whom", p + " status"},
-		{"the last events", p + " audit tail -n 5"},
+		{"the last calls, both ends of each", p + " audit tail -n 6 --action call"},
 		{"every refusal", p + " audit search --outcome denied"},
 		{"is the log intact", p + " audit verify"},
 		{"the live certificates", p + " cert list"},

@@ -53,16 +53,16 @@ func Forget(dir string) error {
 }
 
 // owns says whether a name is one that Parley makes, or has made for a moment
-// ("parley.db-wal", ".master.key.123").
+// (".master.key.123").
 func owns(name string) bool {
 	if hidden, ok := strings.CutPrefix(name, "."); ok {
 		name = strings.TrimRight(hidden, "0123456789")
 		name = strings.TrimSuffix(name, ".")
 	}
-	base, _, _ := strings.Cut(name, "-")
-	return name == marker || slices.Contains([]string{
-		"agent", "api.sock", "bin", "buyer.key", "ca", "ca.pem", "master.key", "parley.db", "parley.yaml", "reader.key", "workload.sock",
-	}, base)
+	return slices.Contains([]string{
+		"agent", "api.sock", "bin", "buyer.key", "ca", "ca.pem", "master.key", "parley.db", marker, "parley.db-journal", "parley.db-shm", "parley.db-wal",
+		"parley.yaml", "reader.key", "workload.sock",
+	}, name)
 }
 
 // lock takes the database's lock for as long as its directory is being removed.

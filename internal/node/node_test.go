@@ -248,3 +248,17 @@ func (th *thief) tcp(addr string) (served, resumed bool) {
 	line, _ := bufio.NewReader(c).ReadString('\n') // what was read counts
 	return line == "hello\n", c.ConnectionState().DidResume
 }
+
+// TestStatusBeforeTheFirstRevision: what does not depend on a revision is told
+// without one.
+func TestStatusBeforeTheFirstRevision(t *testing.T) {
+	t.Parallel()
+	m := startNode(t, shortDir(t), "trust_domain: node.example\n")
+	s, err := m.api.Status(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.Revision != 0 || s.Audit.State != api.StateOK || s.Audit.Entries == 0 || s.Audit.Last.IsZero() || len(s.CA) != 2 {
+		t.Errorf("%+v", s)
+	}
+}

@@ -48,6 +48,9 @@ func (r *runtime) Publish(ctx context.Context, s *snapshot.Snapshot) error {
 	return r.node.agent.Applied(ctx, r.node.server.Publish(s))
 }
 
+// Settle implements control.Collector.
+func (r *runtime) Settle(ctx context.Context) { r.node.agent.Settle(ctx) }
+
 // Bundle implements control.Runtime.
 func (r *runtime) Bundle() *identity.Bundle { return r.node.server.Bundle() }
 

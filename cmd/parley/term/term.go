@@ -59,6 +59,7 @@ type Terminal struct {
 	unicode            bool
 	width              int // 0: nothing is shortened
 	json, quiet        bool
+	lost               error // guarded by mu
 }
 
 // New judges the streams one by one.
@@ -96,7 +97,16 @@ func (t *Terminal) Interactive() bool { return t.outTTY && t.errTTY && !t.json &
 func (t *Terminal) Printf(format string, args ...any) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	fmt.Fprintf(t.out, format, clean(args)...)
+	if _, err := fmt.Fprintf(t.out, format, clean(args)...); err != nil && t.lost == nil {
+		t.lost = err
+	}
+}
+
+// Lost is why a part of the answer could not be written, nil where all of it was.
+func (t *Terminal) Lost() error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.lost
 }
 
 // Notef writes talk to standard error: what was done, beside the data.
@@ -126,6 +136,9 @@ func (t *Terminal) Raw(data []byte) error {
 		data = []byte(cleanText(string(data)))
 	}
 	_, err := t.out.Write(data)
+	if err != nil && t.lost == nil {
+		t.lost = err
+	}
 	return err
 }
 

@@ -41,9 +41,10 @@ func Span(d time.Duration) string {
 	return fmt.Sprintf("%dd", int(d.Hours()/24))
 }
 
-// Relative is a time as seen from now: "4m ago", "in 11m"; "" for the zero time.
+// Relative is a time as seen from now, to the second: "4m ago", "in 11m"; "" for
+// the zero time.
 func Relative(at, now time.Time) string {
-	switch d := at.Sub(now); {
+	switch d := at.Sub(now).Round(time.Second); {
 	case at.IsZero():
 		return ""
 	case d >= 0:

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
 	"os"
@@ -94,6 +95,11 @@ func (c *Client) Do(req *http.Request) (*http.Response, error) {
 	return nil, c.problem(resp)
 }
 
+func isSocket(path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && info.Mode().Type() == fs.ModeSocket
+}
+
 // unreachable says why there was no reply.
 func (c *Client) unreachable(ctx context.Context, err error) error {
 	path := c.socket
@@ -105,6 +111,8 @@ func (c *Client) unreachable(ctx context.Context, err error) error {
 		return context.Canceled
 	case errors.Is(err, os.ErrNotExist):
 		return fault.New(fault.Unreachable, "start one: parley dev", "no server: there is no socket %s", path)
+	case errors.Is(err, syscall.ECONNREFUSED) && !isSocket(path):
+		return fault.New(fault.Unreachable, "name the server's socket: --api PATH", "no server: %s is no socket", path)
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return fault.New(fault.Unreachable, "start it again: parley dev", "no server: nothing listens on %s any more", path)
 	case errors.Is(err, os.ErrPermission):

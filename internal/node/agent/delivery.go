@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"sync"
+	"time"
 
 	"github.com/parleymesh/parley/internal/audit"
 	"github.com/parleymesh/parley/internal/audit/collect"
@@ -33,4 +34,20 @@ func (a *Agent) Delivery() error {
 	a.sink.mu.Lock()
 	defer a.sink.mu.Unlock()
 	return a.sink.err
+}
+
+// settleTime bounds Settle: a log that cannot be delivered keeps nobody waiting.
+const settleTime = time.Second
+
+// Settle waits, for at most a second, until every event recorded so far is
+// collected, so that a question asked right after a call finds it.
+func (a *Agent) Settle(ctx context.Context) {
+	ctx, done := context.WithTimeout(ctx, settleTime)
+	defer done()
+	for next := a.spool.Next(); a.Delivery() == nil; {
+		cursor, err := a.sink.Cursor(ctx, a.spool.Log())
+		if err != nil || cursor >= next || a.cfg.Clock.Sleep(ctx, 10*time.Millisecond) != nil {
+			return
+		}
+	}
 }

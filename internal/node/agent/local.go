@@ -157,22 +157,6 @@ func listenUnix(path string) (net.Listener, error) {
 	return l, nil
 }
 
-// removeSocket removes what a killed process left at path, and nothing but a
-// socket: connecting to a file of another kind is refused too.
-func removeSocket(path string) error {
-	info, err := os.Lstat(path)
-	if err == nil && info.Mode().Type() != fs.ModeSocket {
-		return fault.New(fault.SocketPath, "move it away, or choose another --dir", "%s exists and is no socket", path)
-	}
-	if err == nil {
-		err = os.Remove(path)
-	}
-	if err != nil {
-		return fault.Wrap(cause(err), fault.SocketPath, "ls -ld "+filepath.Dir(path)+" "+path, "the old socket %s cannot be removed", path)
-	}
-	return nil
-}
-
 // cause is why a system call failed, without the names of the call and of its
 // object: the fault names them in its own words.
 func cause(err error) error {
