@@ -232,6 +232,11 @@ func TestAppPort(t *testing.T) {
 	if _, body := get(t, client(t, false), p.url); body != "ok" {
 		t.Errorf("got %q", body)
 	}
+	p.orders.apply(&p.in)
+	p.orders.apply(&p.in)
+	if n := p.orders.logged("db.inbound"); n != 1 {
+		t.Errorf("what was tried three times is logged %d times, want 1", n)
+	}
 	p.orders.setAppPort(nil)
 	p.orders.apply(&p.in)
 	if status := p.orders.proxy.Status(); status[0].State != proxy.Open {

@@ -1,12 +1,14 @@
 package proxy_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
 	"log/slog"
 	"net"
 	"net/http"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -29,6 +31,7 @@ type house struct {
 	sources map[identity.ID]*mtlstest.Source
 
 	mu      sync.Mutex // guards what follows
+	log     bytes.Buffer
 	attest  func(service string, conn net.Conn) (call.Process, error)
 	appPort func(snapshot.Service) error
 }
@@ -70,7 +73,7 @@ func newSmallHouse(t testing.TB, ca *mtlstest.CA, trust *identity.Trust, connect
 		},
 		MaxConnections: connections,
 		Clock:          clock.System{},
-		Logger:         slog.New(slog.DiscardHandler),
+		Logger:         slog.New(slog.NewTextHandler(h, &slog.HandlerOptions{Level: slog.LevelError})),
 	})
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
@@ -78,6 +81,20 @@ func newSmallHouse(t testing.TB, ca *mtlstest.CA, trust *identity.Trust, connect
 		_ = h.proxy.Drain(ctx)
 	})
 	return h
+}
+
+// Write implements io.Writer for the log of errors.
+func (h *house) Write(line []byte) (int, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.log.Write(line)
+}
+
+// logged is how often the log of errors says text.
+func (h *house) logged(text string) int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return strings.Count(h.log.String(), text)
 }
 
 func (h *house) setAttest(f func(string, net.Conn) (call.Process, error)) {

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"slices"
 	"strings"
 
 	"github.com/parleymesh/parley/internal/call"
@@ -55,7 +56,9 @@ func (p *Proxy) plan(snap *snapshot.Snapshot) (wanted []*spec, failed []Listener
 				failed = append(failed, ListenerStatus{
 					Name: s.name, Address: s.stated, Protocol: string(s.protocol), State: Failed, Error: err,
 				})
-				p.cfg.Logger.Error("an inbound listener was not started", "component", "proxy", "listener", s.name, "error", err)
+				if !p.failedBefore(s.name, err) {
+					p.cfg.Logger.Error("an inbound listener was not started", "component", "proxy", "listener", s.name, "error", err)
+				}
 			} else {
 				wanted = append(wanted, s)
 			}
@@ -75,6 +78,14 @@ func (p *Proxy) plan(snap *snapshot.Snapshot) (wanted []*spec, failed []Listener
 		})
 	}
 	return wanted, failed
+}
+
+// failedBefore says that the listener failed in the same way the last time: it is
+// tried again every few seconds, and Status goes on saying so. It requires p.mu.
+func (p *Proxy) failedBefore(name string, err error) bool {
+	return slices.ContainsFunc(p.failed, func(l ListenerStatus) bool {
+		return l.Name == name && l.Error != nil && l.Error.Error() == err.Error()
+	})
 }
 
 // checkApp asks before a listener starts, or turns to another address; one that
