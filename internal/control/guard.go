@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"path"
 	"runtime/debug"
+	"strings"
 	"sync"
 	"time"
 
@@ -46,7 +47,7 @@ func (s *Server) guard(w http.ResponseWriter, r *http.Request, mux *http.ServeMu
 		s.fail(w, r, err)
 		return
 	}
-	if r.URL.Path == "" || path.Clean(r.URL.Path) != r.URL.Path || r.URL.RawPath != "" || r.Method == http.MethodConnect {
+	if !strings.HasPrefix(r.URL.Path, "/") || path.Clean(r.URL.Path) != r.URL.Path || r.URL.RawPath != "" || r.Method == http.MethodConnect {
 		s.fail(w, r, unknownPath(r)) // ServeMux would redirect to what it guesses
 		return
 	}
