@@ -130,7 +130,7 @@ type otherCA struct {
 	authority *ca.Authority
 }
 
-func (o *otherCA) Issue(_ context.Context, _ string, id identity.ID, csr []byte) ([]*x509.Certificate, error) {
+func (o *otherCA) Issue(_ context.Context, id identity.ID, csr []byte) ([]*x509.Certificate, error) {
 	req, err := x509.ParseCertificateRequest(csr)
 	if err != nil {
 		return nil, err

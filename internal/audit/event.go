@@ -45,6 +45,12 @@ const (
 	ConfigRolledBack Action = "config.rolled_back"
 	KeyCreated       Action = "key.created" // an API key
 	KeyRevoked       Action = "key.revoked"
+	JoinCreated      Action = "join_token.created"
+	HostJoined       Action = "host.joined"     // an agent used its join token
+	JoinRefused      Action = "join.refused"    // a join token was not accepted
+	AgentConnected   Action = "agent.connected" // an agent's stream began
+	AgentLost        Action = "agent.lost"      // and ended
+	AgentRefused     Action = "agent.refused"   // a snapshot or its agent was not accepted
 	AdminRefused     Action = "admin.refused"   // the admin API refused a caller
 	ServerStarted    Action = "server.started"  // start of a process, with its version
 	AgentStarted     Action = "agent.started"   //

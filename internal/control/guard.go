@@ -7,8 +7,6 @@ import (
 	"path"
 	"runtime/debug"
 	"strings"
-	"sync"
-	"time"
 
 	"github.com/parleymesh/parley/internal/audit"
 	"github.com/parleymesh/parley/internal/control/api"
@@ -83,7 +81,7 @@ func (s *Server) refused(ctx context.Context, p peer, known bool) {
 	if !known {
 		p.uid = -1
 	}
-	more, due := s.refusals.count(p.uid, s.cfg.Clock.Now())
+	more, due := s.refusals.Count(p.uid, s.cfg.Clock.Now())
 	if !due {
 		return
 	}
@@ -95,39 +93,6 @@ func (s *Server) refused(ctx context.Context, p peer, known bool) {
 	if err := s.cfg.Events.Log(ctx, e); err != nil {
 		s.cfg.Logger.Error("refused administrator not recorded", "uid", p.uid, "error", err)
 	}
-}
-
-// refusals bounds how often a refused user is recorded. The zero value is ready.
-type refusals struct {
-	mu    sync.Mutex // guards byUID
-	byUID map[int]refusal
-}
-
-type refusal struct {
-	recorded time.Time
-	more     int // since recorded
-}
-
-const (
-	refusalPeriod = 10 * time.Second
-	maxRefused    = 1024 // users that are told apart
-)
-
-// count says whether a refusal is to be recorded now, and how many were not.
-func (c *refusals) count(uid int, now time.Time) (more int, due bool) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	last, seen := c.byUID[uid]
-	if seen && now.Sub(last.recorded) < refusalPeriod {
-		last.more++
-		c.byUID[uid] = last
-		return 0, false
-	}
-	if c.byUID == nil || len(c.byUID) >= maxRefused {
-		c.byUID = map[int]refusal{}
-	}
-	c.byUID[uid] = refusal{recorded: now}
-	return last.more, true
 }
 
 // unrouted answers what mux has no pattern for: an unknown path, or the wrong

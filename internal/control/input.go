@@ -41,6 +41,8 @@ func input(pattern string) (query, body any) {
 		return nil, &api.RollbackRequest{}
 	case "POST /v1/keys":
 		return nil, &api.KeyRequest{}
+	case "POST /v1/join-tokens":
+		return nil, &api.JoinTokenRequest{}
 	}
 	return nil, nil
 }

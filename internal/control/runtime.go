@@ -55,6 +55,8 @@ type RuntimeStatus struct {
 	Services  []api.ServiceStatus
 	Gateways  []api.GatewayStatus
 	Listeners []api.ListenerStatus
+	// Hosts are those of the mesh file.
+	Hosts []api.HostStatus
 	// Edges are those that calls were seen on in the last EdgesPeriod.
 	Edges []api.EdgeStatus
 	Audit api.AuditStatus

@@ -9,6 +9,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/parleymesh/parley/internal/audit"
 	"github.com/parleymesh/parley/internal/clock"
 	"github.com/parleymesh/parley/internal/control/api"
 	"github.com/parleymesh/parley/internal/identity"
@@ -35,6 +36,7 @@ type Config struct {
 	Certificates Certificates
 	Collector    Collector
 	Runtime      Runtime
+	Hosts        Hosts
 	// Version is the program's.
 	Version api.Version
 	// Host names this machine in events.
@@ -48,7 +50,7 @@ type Server struct {
 	cfg      Config
 	uid      int
 	http     *http.Server
-	refusals refusals
+	refusals audit.Throttle[int] // by uid
 	// changing is held by whoever changes the desired state: one at a time, so
 	// that revisions are published in their order.
 	changing chan struct{}

@@ -45,7 +45,7 @@ func (o operations) GetStatus(ctx context.Context, _ api.GetStatusRequestObject)
 		Version: o.cfg.Version.Version, Now: o.cfg.Clock.Now().UTC(), Since: run.Since.UTC(),
 		TrustDomain: o.cfg.TrustDomain.String(), Revision: run.Revision,
 		Applied: head.Applied.UTC(), AppliedBy: head.Actor,
-		CA: list(run.CA), Services: list(run.Services), Gateways: list(run.Gateways), Listeners: list(run.Listeners),
+		CA: list(run.CA), Services: list(run.Services), Gateways: list(run.Gateways), Listeners: list(run.Listeners), Hosts: run.Hosts,
 		Edges: edges(file, run.Edges), EdgesPeriod: int64(EdgesPeriod / time.Second),
 		Audit: run.Audit, Findings: list(found[:min(len(found), maxFindings)]),
 	}, nil

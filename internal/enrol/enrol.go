@@ -7,6 +7,7 @@ package enrol
 
 import (
 	"context"
+	"crypto"
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/hex"
@@ -15,6 +16,7 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"github.com/parleymesh/parley/internal/audit"
 	"github.com/parleymesh/parley/internal/clock"
 	"github.com/parleymesh/parley/internal/enrol/ca"
 	"github.com/parleymesh/parley/internal/fault"
@@ -36,6 +38,7 @@ const (
 type Config struct {
 	Authority *ca.Authority
 	Registry  Registry
+	Joins     Joins
 	Clock     clock.Clock
 	Logger    *slog.Logger
 	// Host names this server in events.
@@ -47,6 +50,7 @@ type Config struct {
 type Registrar struct {
 	cfg      Config
 	subjects atomic.Pointer[map[identity.ID]Subject]
+	joins    audit.Throttle[string] // refused joins, by reason
 }
 
 // New is a Registrar that knows no subject yet and so refuses everybody.
@@ -59,7 +63,10 @@ func New(cfg Config) *Registrar {
 // SetSubjects replaces who may be issued to. Nothing that a subject has lost is
 // released once it has returned, but to whom the release was already under way.
 func (r *Registrar) SetSubjects(subjects []Subject) {
-	next := make(map[identity.ID]Subject, len(subjects))
+	next := make(map[identity.ID]Subject, len(subjects)+1)
+	if own, err := r.server(); err == nil { // too long a trust domain has no server
+		next[own.ID] = own
+	}
 	for _, s := range subjects {
 		next[s.ID] = s.clone()
 	}
@@ -74,21 +81,26 @@ func (r *Registrar) Bundle() *identity.Bundle { return r.cfg.Authority.Bundle() 
 // root. A refusal is recorded and is a NotSubject or CertUnusable fault; nothing
 // is released that the registry did not commit.
 func (r *Registrar) Issue(ctx context.Context, host string, id identity.ID, csr []byte) ([]*x509.Certificate, error) {
-	p, err := r.decide(id)
+	p, reason, err := r.decide(host, id)
 	if err != nil {
-		return nil, r.refuse(ctx, KindX509, host, id, reasonUnknown, err)
+		return nil, r.refuse(ctx, KindX509, host, id, reason, err)
 	}
 	pub, err := publicKey(csr)
 	if err != nil {
 		return nil, r.refuse(ctx, KindX509, host, id, reasonRequest, err)
 	}
+	return r.issueTo(ctx, host, p, pub)
+}
+
+// issueTo signs, records and then releases.
+func (r *Registrar) issueTo(ctx context.Context, host string, p Permission, pub crypto.PublicKey) ([]*x509.Certificate, error) {
 	chain, err := r.signX509(p, pub)
 	if err != nil {
 		return nil, err
 	}
 	leaf := chain[0]
 	rec := Record{
-		Serial: identity.Serial(leaf), ID: id, NotBefore: leaf.NotBefore.UTC(), NotAfter: leaf.NotAfter.UTC(),
+		Serial: identity.Serial(leaf), ID: p.subject.ID, NotBefore: leaf.NotBefore.UTC(), NotAfter: leaf.NotAfter.UTC(),
 		Fingerprint: identity.Fingerprint(leaf), Host: host, Kind: KindX509,
 	}
 	if err := r.release(ctx, p, rec); err != nil {
@@ -101,9 +113,9 @@ func (r *Registrar) Issue(ctx context.Context, host string, id identity.ID, csr 
 // subject's certificates, and JWTTTL at most. Refusals and records are as with
 // Issue.
 func (r *Registrar) IssueJWT(ctx context.Context, host string, id identity.ID, audience []string) (string, time.Time, error) {
-	p, err := r.decide(id)
+	p, reason, err := r.decide(host, id)
 	if err != nil {
-		return "", time.Time{}, r.refuse(ctx, KindJWT, host, id, reasonUnknown, err)
+		return "", time.Time{}, r.refuse(ctx, KindJWT, host, id, reason, err)
 	}
 	if err := checkAudience(audience); err != nil {
 		return "", time.Time{}, r.refuse(ctx, KindJWT, host, id, reasonAudience, err)

@@ -17,14 +17,19 @@ import (
 // nothing.
 type Permission struct{ subject Subject }
 
-// decide is the decision: the current revision names id, or not.
-func (r *Registrar) decide(id identity.ID) (Permission, error) {
+// decide is the decision: the current revision names id and lets it run on host,
+// or not. reason is the code of a refusal.
+func (r *Registrar) decide(host string, id identity.ID) (p Permission, reason string, err error) {
 	s, ok := (*r.subjects.Load())[id]
-	if !ok || id.IsZero() {
-		return Permission{}, fault.New(fault.NotSubject, "parley status",
+	switch {
+	case !ok || id.IsZero():
+		return Permission{}, reasonUnknown, fault.New(fault.NotSubject, "parley status",
 			"%q is no service or gateway of the current revision", id)
+	case !s.allows(host):
+		return Permission{}, reasonHost, fault.New(fault.NotSubject, "add the host to runs_on of "+id.Name()+", if it is to run there",
+			"%q does not run on host %q", id, host)
 	}
-	return Permission{s}, nil
+	return Permission{s}, "", nil
 }
 
 // holds says whether p would still be given, with the same names and life.

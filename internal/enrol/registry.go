@@ -28,12 +28,20 @@ type Subject struct {
 	// DNSNames and IPs are further names of its certificates: a gateway's hosts.
 	DNSNames []string
 	IPs      []net.IP
+	// Hosts are those whose agents may ask for it; none is every host, which is
+	// right only where there is one.
+	Hosts []string
+}
+
+// allows says whether host may ask for s.
+func (s Subject) allows(host string) bool {
+	return len(s.Hosts) == 0 || slices.Contains(s.Hosts, host)
 }
 
 // clone is s without shared slices.
 func (s Subject) clone() Subject {
 	s.DNSNames = slices.Clone(s.DNSNames)
-	s.IPs = slices.Clone(s.IPs)
+	s.IPs, s.Hosts = slices.Clone(s.IPs), slices.Clone(s.Hosts)
 	for i, ip := range s.IPs {
 		s.IPs[i] = slices.Clone(ip)
 	}
@@ -41,7 +49,8 @@ func (s Subject) clone() Subject {
 }
 
 func (s Subject) equal(t Subject) bool {
-	return s.ID == t.ID && s.TTL == t.TTL && slices.Equal(s.DNSNames, t.DNSNames) && slices.EqualFunc(s.IPs, t.IPs, net.IP.Equal)
+	return s.ID == t.ID && s.TTL == t.TTL && slices.Equal(s.DNSNames, t.DNSNames) && slices.EqualFunc(s.IPs, t.IPs, net.IP.Equal) &&
+		slices.Equal(s.Hosts, t.Hosts)
 }
 
 // A Record is one thing that was issued: never a key, never a token.

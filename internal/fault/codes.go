@@ -31,6 +31,9 @@ const (
 	KeyUnwritable    Code = "PAR-2009" // a key file cannot be written
 	CAForeign        Code = "PAR-2010" // a data directory whose CA is another trust domain's
 	NotSubject       Code = "PAR-2011" // an identity that may not be issued to
+	JoinToken        Code = "PAR-2012" // a join token that is malformed, expired, used or unknown
+	ServerUntrusted  Code = "PAR-2013" // a server that is not the one of the join token
+	HostUnknown      Code = "PAR-2014" // an agent of a host that has no part in the mesh
 
 	// The store and the audit log.
 	StoreCorrupt  Code = "PAR-3001" // the database fails its integrity check

@@ -103,6 +103,31 @@ func ServiceID(td TrustDomain, name string) (ID, error) { return NewID(td, "/"+n
 // GatewayID is the ID of the gateway called name: spiffe://td/gateway/name.
 func GatewayID(td TrustDomain, name string) (ID, error) { return NewID(td, "/gateway/"+name) }
 
+// Parley's own processes and administrators have IDs of two segments and more
+// below /parley, which no service can have.
+const own = "/parley/"
+
+// ServerID is the ID of the control plane's servers, which all have one:
+// spiffe://td/parley/server.
+func ServerID(td TrustDomain) (ID, error) { return NewID(td, own+"server") }
+
+// AgentID is the ID of the agent on host: spiffe://td/parley/agent/host.
+func AgentID(td TrustDomain, host string) (ID, error) { return NewID(td, own+"agent/"+host) }
+
+// AdminID is the ID of the administrator called name: spiffe://td/parley/admin/name.
+func AdminID(td TrustDomain, name string) (ID, error) { return NewID(td, own+"admin/"+name) }
+
+// AgentHost is the host of an agent's ID; false for any other.
+func (id ID) AgentHost() (host string, ok bool) { return id.below("agent/") }
+
+// AdminName is the name of an administrator's ID; false for any other.
+func (id ID) AdminName() (name string, ok bool) { return id.below("admin/") }
+
+func (id ID) below(kind string) (name string, ok bool) {
+	name, ok = strings.CutPrefix(id.Path(), own+kind)
+	return name, ok && name != "" && !strings.Contains(name, "/")
+}
+
 // String is the URI, empty for the zero ID.
 func (id ID) String() string { return id.uri }
 

@@ -278,7 +278,7 @@ func TestSealFails(t *testing.T) {
 	dir := t.TempDir()
 	m := open(t, filepath.Join(dir, "master.key"))
 	wantFault(t, m.Seal(filepath.Join(dir, "missing", "x"), "p", nil), fault.KeyUnwritable, "mkdir")
-	wantFault(t, m.Seal(filepath.Join(dir, "x"), "p", make([]byte, 2<<20)), fault.Internal)
+	wantFault(t, m.Seal(filepath.Join(dir, "x"), "p", make([]byte, 65<<20)), fault.Internal)
 	if err := os.Mkdir(filepath.Join(dir, "d"), 0o700); err != nil {
 		t.Fatal(err)
 	}

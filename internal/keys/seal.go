@@ -12,13 +12,13 @@ const (
 	// purpose are the additional data.
 	magic = "parley-sealed-1\n"
 	// maxPlaintext bounds what is sealed, in bytes.
-	maxPlaintext = 1 << 20
+	maxPlaintext = 64 << 20
 )
 
 // Seal writes plaintext to path, encrypted, mode 0600, in the place of what was
 // there: after an error, and after a crash at any moment, path holds either the
 // old content or the new. Only Open with the same purpose reads it, so that one
-// sealed file cannot be passed off as another. At most 1 MiB.
+// sealed file cannot be passed off as another. At most 64 MiB.
 func (m *Master) Seal(path, purpose string, plaintext []byte) error {
 	if len(plaintext) > maxPlaintext {
 		return fault.New(fault.Internal, "", "%d bytes are too many to seal into %s", len(plaintext), path)

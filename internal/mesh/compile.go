@@ -31,6 +31,11 @@ func Compile(f *File, revision int64, ports Ports, keys []snapshot.APIKey) (*sna
 		Services: []snapshot.Service{}, Gateways: []snapshot.Gateway{}, Rules: []policy.Rule{},
 		APIKeys: append([]snapshot.APIKey{}, keys...), Members: []identity.ID{},
 	}
+	for _, name := range slices.Sorted(maps.Keys(f.Hosts)) {
+		id, err := identity.AgentID(td, name)
+		c.fail(err)
+		s.Hosts = append(s.Hosts, snapshot.Host{Name: name, ID: id, Advertise: f.Hosts[name].Advertise})
+	}
 	for _, name := range slices.Sorted(maps.Keys(f.Services)) {
 		s.Services = append(s.Services, c.service(name, f.Services[name]))
 		s.Members = append(s.Members, c.id(name))
@@ -82,7 +87,7 @@ func (c *compiler) address(s string) address {
 }
 
 func (c *compiler) service(name string, s *Service) snapshot.Service {
-	out := snapshot.Service{Name: name, ID: c.id(name)}
+	out := snapshot.Service{Name: name, ID: c.id(name), RunsOn: slices.Clone(s.RunsOn)}
 	if s.RunsAs != nil {
 		out.RunsAs = snapshot.RunsAs(*s.RunsAs)
 	}
@@ -129,18 +134,22 @@ func (c *compiler) outbound(from string, to *Call) snapshot.Outbound {
 	return out
 }
 
-// endpoints are where the service called name is reached, and its protocol.
+// endpoints are where the service called name is reached, and its protocol. In a
+// mesh of several hosts, agents announce them.
 func (c *compiler) endpoints(name string) ([]string, string) {
 	s := c.f.Services[name]
 	if s == nil || s.Inbound == nil {
 		c.fail(fmt.Errorf("%s cannot be called", name))
 		return nil, http
 	}
+	if len(c.f.Hosts) > 0 {
+		return []string{}, s.Inbound.Protocol
+	}
 	return []string{c.address(s.Inbound.Listen).reach()}, s.Inbound.Protocol
 }
 
 func (c *compiler) gateway(name string, g *Gateway) snapshot.Gateway {
-	out := snapshot.Gateway{Name: name, ID: c.id("gateway/" + name), Listen: c.address(g.Listen).String(), Routes: []snapshot.Route{}}
+	out := snapshot.Gateway{Name: name, ID: c.id("gateway/" + name), RunsOn: slices.Clone(g.RunsOn), Listen: c.address(g.Listen).String(), Routes: []snapshot.Route{}}
 	if t := g.TLS; t != nil {
 		out.CertFile, out.KeyFile = t.Cert, t.Key
 		if t.MeshCA != nil {

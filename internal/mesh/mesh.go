@@ -34,6 +34,11 @@ type File struct {
 	// The first port of those that are assigned to entries of calls without a
 	// port of their own, 1024 to 65535. Ports that are assigned already stay.
 	OutboundPorts int `yaml:"outbound_ports" schema:"default=15001"`
+	// The hosts by name, which follows the rule for services: the machines that
+	// run an agent. Each joins with a token of its own name, and has no part in
+	// the mesh any more once it is not named here. Without it the mesh is on the
+	// one machine of `parley dev`.
+	Hosts map[string]*Host `yaml:"hosts"`
 	// The services by name: 1 to 63 characters of a-z, 0-9 and hyphen.
 	Services map[string]*Service `yaml:"services"`
 	// The gateways by name: the TLS edges where callers from outside the mesh
@@ -45,8 +50,19 @@ type File struct {
 	places map[string]place
 }
 
+// A Host is a machine that runs an agent.
+type Host struct {
+	// Where other hosts reach it: an IP address. Services on it that listen on
+	// all interfaces are called there. Without it the agent's --advertise, or the
+	// address from which the agent reaches its server.
+	Advertise string `yaml:"advertise"`
+}
+
 // A Service is a named thing that is called, or calls.
 type Service struct {
+	// The hosts that it runs on. Only their agents get certificates for it. A
+	// file that names hosts says so for every service.
+	RunsOn []string `yaml:"runs_on" schema:"nonempty"`
 	// Which processes are this service. Every selector that is written must
 	// match; at least one is.
 	RunsAs *RunsAs `yaml:"runs_as" schema:"required,some" hint:"say which processes are this service: runs_as: {user: NAME}"`
@@ -116,6 +132,8 @@ type Allow struct {
 
 // A Gateway is a TLS edge.
 type Gateway struct {
+	// The hosts that it runs on, as with a service.
+	RunsOn []string `yaml:"runs_on" schema:"nonempty"`
 	// The address for callers from outside, host:port. The host is an IP
 	// address, localhost, or empty for all interfaces.
 	Listen string `yaml:"listen" schema:"required" hint:"state the address for callers from outside: listen: \":443\""`

@@ -57,6 +57,9 @@ func (v *validator) file() {
 	if p := f.OutboundPorts; p < minPort || p > maxPort {
 		v.malformed("outbound_ports", fmt.Sprint(p), "out of range", fmt.Sprintf("choose a port from %d to %d", minPort, maxPort), "")
 	}
+	for _, name := range slices.Sorted(maps.Keys(f.Hosts)) {
+		v.hostEntry(name, f.Hosts[name])
+	}
 	for _, name := range slices.Sorted(maps.Keys(f.Services)) {
 		if v.full() {
 			return
@@ -83,10 +86,8 @@ func (v *validator) name(path, name string) {
 	bad := func(code fault.Code, message, label, hint string) {
 		v.add(at, flaw{code: code, message: message, label: label, hint: hint})
 	}
-	valid := len(name) >= 1 && len(name) <= 63 && name[0] != '-' && name[len(name)-1] != '-' &&
-		strings.Trim(name, "abcdefghijklmnopqrstuvwxyz0123456789-") == ""
 	switch _, gateway := v.f.Gateways[name]; {
-	case !valid:
+	case !validName(name):
 		bad(fault.MeshValue, fmt.Sprintf("`%s` cannot be a name", clip(name)), "not a name", "a name is 1 to 63 characters of a-z, 0-9 and hyphen, without one at its ends")
 	case name == "gateway":
 		bad(fault.MeshValue, "`gateway` cannot be a name", "reserved", "it stands for the gateways: choose another")
@@ -95,9 +96,15 @@ func (v *validator) name(path, name string) {
 	}
 }
 
+func validName(name string) bool {
+	return len(name) >= 1 && len(name) <= 63 && name[0] != '-' && name[len(name)-1] != '-' &&
+		strings.Trim(name, "abcdefghijklmnopqrstuvwxyz0123456789-") == ""
+}
+
 func (v *validator) service(name string, s *Service) {
 	path := "services." + name
 	v.name(path, name)
+	v.runsOn(path, name, s.RunsOn)
 	v.runsAs(path+".runs_as", s.RunsAs)
 	if in := s.Inbound; in != nil {
 		v.address(path+".inbound.listen", in.Listen, onAllInterfaces, false)
@@ -138,6 +145,8 @@ func (v *validator) call(path, from string, c *Call) {
 	case callee != nil && callee.Inbound == nil:
 		v.contradicts(v.to(path), c.To+" cannot be called", "it has no inbound",
 			fmt.Sprintf("add under %s (%s): inbound: {listen: \":9443\", app: 127.0.0.1:8080}", c.To, v.src.where(v.f.Line("services."+c.To))))
+	case callee != nil && v.f.Services[from] != nil:
+		v.reachable(v.to(path), from, v.f.Services[from].RunsOn, c.To)
 	}
 	if a, ok := v.address(path+".listen", c.Listen, onLoopback, true); ok && !a.local() {
 		better := onLoopback(fmt.Sprint(a.port))

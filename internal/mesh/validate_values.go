@@ -79,13 +79,14 @@ func (v *validator) filePath(at, p string) {
 func (v *validator) gateway(name string, g *Gateway) {
 	at := "gateway." + name
 	v.name(at, name)
+	v.runsOn(at, "gateway "+name, g.RunsOn)
 	v.address(at+".listen", g.Listen, onAllInterfaces, false)
 	v.tls(at+".tls", g.TLS)
 	for i, r := range g.Routes {
 		if v.full() {
 			return
 		}
-		v.route(fmt.Sprintf("%s.routes[%d]", at, i), r)
+		v.route(name, fmt.Sprintf("%s.routes[%d]", at, i), r)
 	}
 }
 
@@ -118,7 +119,7 @@ func (v *validator) tls(at string, t *TLS) {
 	}
 }
 
-func (v *validator) route(at string, r *Route) {
+func (v *validator) route(gateway, at string, r *Route) {
 	if s := v.known(at+".to", r.To); s != nil {
 		where := v.src.where(v.f.Line("services." + r.To))
 		switch {
@@ -126,6 +127,8 @@ func (v *validator) route(at string, r *Route) {
 			v.contradicts(at+".to", r.To+" cannot be called", "it has no inbound", fmt.Sprintf("add under %s (%s): inbound: {listen: \":9443\", app: 127.0.0.1:8080}", r.To, where))
 		case s.Inbound.Protocol == tcp:
 			v.contradicts(at+".to", "a route to a tcp service", "a gateway forwards HTTP requests", fmt.Sprintf("write protocol: http under its inbound if it speaks HTTP (%s)", where))
+		default:
+			v.reachable(at+".to", "gateway "+gateway, v.f.Gateways[gateway].RunsOn, r.To)
 		}
 	}
 	if m := r.Match; m != nil {
@@ -190,28 +193,29 @@ type statement struct {
 	address
 	holder
 	app bool
+	on  []string // the hosts where it is one
 }
 
 // statements are all addresses of the document that are well formed, in order
 // of place, the applications' last.
 func (f *File) statements() []statement {
 	var all []statement
-	put := func(s, what, path string, app bool) {
+	put := func(s, what, path string, app bool, on []string) {
 		if a, bad := parseAddress(s, onLoopback); s != "" && bad == nil {
-			all = append(all, statement{a, holder{what, path}, app})
+			all = append(all, statement{a, holder{what, path}, app, on})
 		}
 	}
 	for name, s := range f.Services {
 		if in := s.Inbound; in != nil {
-			put(in.Listen, "the inbound listener of "+name, "services."+name+".inbound.listen", false)
-			put(in.App, "the application of "+name, "services."+name+".inbound.app", true)
+			put(in.Listen, "the inbound listener of "+name, "services."+name+".inbound.listen", false, s.RunsOn)
+			put(in.App, "the application of "+name, "services."+name+".inbound.app", true, s.RunsOn)
 		}
 		for i, c := range s.Calls {
-			put(c.Listen, fmt.Sprintf("the listener for %s's calls to %s", name, c.To), fmt.Sprintf("services.%s.calls[%d].listen", name, i), false)
+			put(c.Listen, fmt.Sprintf("the listener for %s's calls to %s", name, c.To), fmt.Sprintf("services.%s.calls[%d].listen", name, i), false, s.RunsOn)
 		}
 	}
 	for name, g := range f.Gateways {
-		put(g.Listen, "gateway "+name, "gateway."+name+".listen", false)
+		put(g.Listen, "gateway "+name, "gateway."+name+".listen", false, g.RunsOn)
 	}
 	slices.SortFunc(all, func(a, b statement) int {
 		if a.app != b.app {
@@ -235,20 +239,33 @@ func (f *File) stated() *addresses {
 	return as
 }
 
-// collisions refuses two listeners on one address, and an application on a
-// listener's. Two services may share an application.
+// collisions refuses two listeners on one address of one host, and an application
+// on a listener's. Two services may share an application.
 func (v *validator) collisions() {
-	listeners := &addresses{}
+	byHost := map[string]*addresses{"": {}} // a file without hosts has one
+	for h := range v.f.Hosts {
+		byHost[h] = &addresses{}
+	}
 	for _, s := range v.f.statements() {
-		if other, taken := listeners.find(s.address); taken {
-			v.at(s.path, flaw{
-				code: fault.MeshPortTaken, message: fmt.Sprintf("%s is on the address of %s", s.what, other.what), label: "taken",
-				hint: fmt.Sprintf("choose another port or path; the other is at %s", v.src.where(v.f.Line(other.path))),
-			})
-			continue
+		hosts := s.on
+		if len(v.f.Hosts) == 0 || len(hosts) == 0 {
+			hosts = []string{""}
 		}
-		if !s.app {
-			listeners.put(s.address, s.holder)
+		for _, h := range hosts {
+			listeners := byHost[h]
+			if listeners == nil {
+				continue // an unknown host is a flaw of its own
+			}
+			if other, taken := listeners.find(s.address); taken {
+				v.at(s.path, flaw{
+					code: fault.MeshPortTaken, message: fmt.Sprintf("%s is on the address of %s", s.what, other.what), label: "taken",
+					hint: fmt.Sprintf("choose another port or path; the other is at %s", v.src.where(v.f.Line(other.path))),
+				})
+				break
+			}
+			if !s.app {
+				listeners.put(s.address, s.holder)
+			}
 		}
 	}
 }

@@ -9,6 +9,9 @@ import (
 const (
 	HTTP1 = "http/1.1"
 	HTTP2 = "h2"
+	// Fleet is what servers and agents speak, Join how a host becomes one.
+	Fleet = "parley-fleet/1"
+	Join  = "parley-join/1"
 )
 
 // Limits of connections where a caller states none.

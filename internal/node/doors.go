@@ -10,6 +10,7 @@ import (
 	"runtime/metrics"
 	"time"
 
+	"github.com/parleymesh/parley/internal/audit"
 	"github.com/parleymesh/parley/internal/control"
 	"github.com/parleymesh/parley/internal/metric"
 	"github.com/parleymesh/parley/internal/node/server"
@@ -24,22 +25,43 @@ func openDoors(cfg Config, srv *server.Server, rt *runtime, registry *metric.Reg
 	}
 	admin := control.New(control.Config{
 		TrustDomain: srv.Bundle().TrustDomain, Revisions: srv.Store(), Keys: srv.Store(), Events: evidence{srv.Store(), rt.node.agent}, Certificates: rt, Collector: rt,
-		Runtime: rt, Version: cfg.Version, Host: cfg.Host, Clock: cfg.Clock, Logger: cfg.Logger,
+		Runtime: rt, Hosts: hosts{srv}, Version: cfg.Version, Host: cfg.Host, Clock: cfg.Clock, Logger: cfg.Logger,
 	})
 	doors := []door{{l, admin}}
 	if cfg.Metrics == "" {
 		return doors, nil
 	}
-	ml, err := listenMetrics(cfg.Metrics)
+	health, err := openHealth(cfg.Metrics, registry, rt.node.ready)
 	if err != nil {
 		return nil, errors.Join(err, l.Close())
+	}
+	return append(doors, health), nil
+}
+
+// openHealth binds the address of metrics and health.
+func openHealth(addr string, registry *metric.Registry, ready http.HandlerFunc) (door, error) {
+	l, err := listenMetrics(addr)
+	if err != nil {
+		return door{}, err
 	}
 	processMetrics(registry)
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", registry.Handler())
 	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("ok\n")) })
-	mux.HandleFunc("GET /readyz", rt.ready)
-	return append(doors, door{ml, plain{&http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, WriteTimeout: 30 * time.Second, MaxHeaderBytes: 16 << 10}}}), nil
+	mux.HandleFunc("GET /readyz", ready)
+	return door{l, plain{&http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, WriteTimeout: 30 * time.Second, MaxHeaderBytes: 16 << 10}}}, nil
+}
+
+// hosts makes join tokens.
+type hosts struct{ *server.Server }
+
+// NewJoin implements control.Hosts.
+func (h hosts) NewJoin(ctx context.Context, host string, ttl time.Duration, actor *audit.Actor) (string, time.Time, error) {
+	j, err := h.Server.NewJoin(ctx, host, ttl, actor)
+	if err != nil {
+		return "", time.Time{}, err
+	}
+	return j.Token.String(), j.Expires, nil
 }
 
 // plain is an http.Server whose Serve ends without an error when it is shut down.
@@ -61,17 +83,20 @@ func (p plain) Shutdown(ctx context.Context) error {
 }
 
 // ready says whether every listener of the snapshot is open and every service
-// has a credential. Losing the control plane does not make it unready.
-func (r *runtime) ready(w http.ResponseWriter, _ *http.Request) {
-	u := r.node.agent.Current()
-	ok := u != nil
-	if ok {
-		for _, l := range r.node.agent.Status() {
-			ok = ok && l.Error == nil
-		}
-		for _, s := range u.Snapshot.Services {
-			_, _, err := r.node.agent.Credential(s.ID)
-			ok = ok && err == nil
+// has a credential. Losing the control plane does not make it unready. A process
+// without an agent is ready once it runs.
+func (n *Node) ready(w http.ResponseWriter, _ *http.Request) {
+	ok := true
+	if n.agent != nil {
+		u := n.agent.Current()
+		if ok = u != nil; ok {
+			for _, l := range n.agent.Status() {
+				ok = ok && l.Error == nil
+			}
+			for _, s := range u.Snapshot.Services {
+				_, _, err := n.agent.Credential(s.ID)
+				ok = ok && err == nil
+			}
 		}
 	}
 	if !ok {

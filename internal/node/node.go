@@ -25,18 +25,27 @@ import (
 	"github.com/parleymesh/parley/internal/node/server"
 )
 
-// Config is what a node is started with. Every field but Metrics and Wire is
-// required.
+// Config is what a server is started with, with or without an agent in its
+// process. Every field is required but those that say otherwise.
 type Config struct {
 	// Host names this machine in events.
 	Host string
 	// Dir is the data directory; it is created with mode 0700.
 	Dir string
 	// Socket is the path of the SPIFFE Workload API, APISocket of the admin API.
+	// Without an agent there is no Socket.
 	Socket, APISocket string
+	// ServerOnly leaves the agent out: those of the mesh's hosts connect.
+	ServerOnly bool
 	// MeshName and MeshText are the mesh file that names the trust domain. It is
-	// not applied: that goes through the admin API.
+	// not applied: that goes through the admin API. Instead of them TrustDomain
+	// names it, which may be empty for a data directory that has one.
 	MeshName, MeshText string
+	TrustDomain        string
+	// Listen is where agents of other hosts connect, host:port, and Advertise what
+	// join tokens say of that; empty for no other hosts.
+	Listen    string
+	Advertise []string
 	// Metrics is where metrics and health are served, host:port; empty is nowhere.
 	Metrics string
 	// Version is the program's.
@@ -50,10 +59,11 @@ type Config struct {
 // drainTime is how long connections in flight get when a node stops.
 const drainTime = 5 * time.Second
 
-// A Node is server, agent and admin API, running.
+// A Node is what runs in this process: a server, an agent, or both.
 type Node struct {
-	server *server.Server
-	agent  *agent.Agent
+	host   string
+	server *server.Server // nil in an agent's process
+	agent  *agent.Agent   // nil in a server's process
 
 	cancel context.CancelFunc
 	done   chan struct{}
@@ -67,12 +77,15 @@ func (cfg Config) Check() error {
 	return err
 }
 
-// trustDomain checks cfg and is the realm that its mesh file names.
+// trustDomain checks cfg and is the realm that it names.
 func (cfg Config) trustDomain() (identity.TrustDomain, error) {
 	for _, path := range []string{cfg.Socket, cfg.APISocket} {
 		if err := agent.CheckSocket(path); err != nil {
 			return identity.TrustDomain{}, err
 		}
+	}
+	if cfg.MeshText == "" {
+		return server.Domain(cfg.Dir, cfg.TrustDomain)
 	}
 	file, err := mesh.Parse(cfg.MeshName, []byte(cfg.MeshText))
 	if err != nil {
@@ -88,11 +101,13 @@ func Start(ctx context.Context, cfg Config) (*Node, error) {
 	if err != nil {
 		return nil, err
 	}
-	srv, err := server.Open(ctx, server.Config{Host: cfg.Host, Dir: cfg.Dir, TrustDomain: domain, Clock: cfg.Clock, Logger: cfg.Logger})
+	srv, err := server.Open(ctx, server.Config{
+		Host: cfg.Host, Dir: cfg.Dir, TrustDomain: domain, Version: cfg.Version.Version, Clock: cfg.Clock, Logger: cfg.Logger,
+	})
 	if err != nil {
 		return nil, err
 	}
-	n := &Node{server: srv, done: make(chan struct{})}
+	n := &Node{host: cfg.Host, server: srv, done: make(chan struct{})}
 	if err := n.start(ctx, cfg); err != nil {
 		return nil, errors.Join(err, srv.Close())
 	}
@@ -100,32 +115,39 @@ func Start(ctx context.Context, cfg Config) (*Node, error) {
 }
 
 func (n *Node) start(ctx context.Context, cfg Config) error {
+	if cfg.Listen != "" {
+		if err := n.server.Listen(cfg.Listen, cfg.Advertise); err != nil {
+			return err
+		}
+	}
 	if _, err := n.server.Resume(ctx); err != nil {
 		return err
 	}
 	metrics := metric.NewRegistry()
-	var plane agent.ControlPlane = n.server
-	if cfg.Wire != nil {
-		plane = cfg.Wire(plane)
-	}
-	var err error
-	n.agent, err = agent.Open(agent.Config{
-		Host: cfg.Host, Dir: filepath.Join(cfg.Dir, "agent"), Socket: cfg.Socket,
-		Control: plane, Sink: n.server.Store(), Clock: cfg.Clock, Logger: cfg.Logger, Metrics: metrics,
-	})
-	if err != nil {
-		return err
+	if !cfg.ServerOnly {
+		var plane agent.ControlPlane = n.server.Fleet().Local(cfg.Host)
+		if cfg.Wire != nil {
+			plane = cfg.Wire(plane)
+		}
+		var err error
+		n.agent, err = agent.Open(agent.Config{
+			Host: cfg.Host, Dir: filepath.Join(cfg.Dir, "agent"), Socket: cfg.Socket,
+			Control: plane, Sink: n.server.Store(), Clock: cfg.Clock, Logger: cfg.Logger, Metrics: metrics,
+		})
+		if err != nil {
+			return err
+		}
 	}
 	rt := &runtime{node: n, clock: cfg.Clock, started: cfg.Clock.Now()}
 	doors, err := openDoors(cfg, n.server, rt, metrics)
 	if err != nil {
-		return errors.Join(err, n.agent.Close())
+		return errors.Join(err, n.closeAgent())
 	}
 	if err := n.server.Started(ctx); err != nil {
 		for _, d := range doors {
 			err = errors.Join(err, d.listener.Close())
 		}
-		return errors.Join(err, n.agent.Close())
+		return errors.Join(err, n.closeAgent())
 	}
 	run, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	n.cancel = cancel
@@ -133,14 +155,31 @@ func (n *Node) start(ctx context.Context, cfg Config) error {
 	return nil
 }
 
+func (n *Node) closeAgent() error {
+	if n.agent == nil {
+		return nil
+	}
+	return n.agent.Close()
+}
+
+// Host is the machine's name in the mesh.
+func (n *Node) Host() string { return n.host }
+
+// Address is where agents of other hosts connect; nil where they do not.
+func (n *Node) Address() net.Addr { return n.server.Address() }
+
 // run ends when the context does or any part fails, and takes the rest along:
 // first the doors, so that no change comes in, then the agent, then the store.
 func (n *Node) run(ctx context.Context, doors []door) {
 	defer close(n.done)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	errs := make(chan error, len(doors)+1)
+	errs := make(chan error, len(doors)+2)
 	var doorsDone, agentDone sync.WaitGroup
+	doorsDone.Go(func() {
+		errs <- n.server.Serve(ctx)
+		cancel()
+	})
 	for _, d := range doors {
 		doorsDone.Go(func() {
 			errs <- d.serve(ctx)
@@ -149,10 +188,12 @@ func (n *Node) run(ctx context.Context, doors []door) {
 	}
 	agentCtx, stopAgent := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopAgent()
-	agentDone.Go(func() {
-		errs <- n.agent.Run(agentCtx, drainTime)
-		cancel()
-	})
+	if n.agent != nil {
+		agentDone.Go(func() {
+			errs <- n.agent.Run(agentCtx, drainTime)
+			cancel()
+		})
+	}
 	<-ctx.Done()
 	doorsDone.Wait()
 	stopAgent()

@@ -21,11 +21,11 @@ type weak struct {
 	down atomic.Bool
 }
 
-func (w *weak) Issue(ctx context.Context, host string, id identity.ID, csr []byte) ([]*x509.Certificate, error) {
+func (w *weak) Issue(ctx context.Context, id identity.ID, csr []byte) ([]*x509.Certificate, error) {
 	if w.down.Load() {
 		return nil, errors.New("down")
 	}
-	return w.ControlPlane.Issue(ctx, host, id, csr)
+	return w.ControlPlane.Issue(ctx, id, csr)
 }
 
 // Ahead is a clock that a test moves on.

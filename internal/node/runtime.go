@@ -3,7 +3,7 @@ package node
 import (
 	"context"
 	"crypto/x509"
-	"errors"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -13,11 +13,9 @@ import (
 	"github.com/parleymesh/parley/internal/control"
 	"github.com/parleymesh/parley/internal/control/api"
 	"github.com/parleymesh/parley/internal/enrol"
-	"github.com/parleymesh/parley/internal/enrol/renew"
 	"github.com/parleymesh/parley/internal/fault"
 	"github.com/parleymesh/parley/internal/identity"
 	"github.com/parleymesh/parley/internal/policy"
-	"github.com/parleymesh/parley/internal/proxy"
 	"github.com/parleymesh/parley/internal/snapshot"
 )
 
@@ -33,11 +31,14 @@ type runtime struct {
 const publishTime = 10 * time.Second
 
 // Explain implements control.Runtime.
-func (r *runtime) Explain(q policy.Query) policy.Explanation { return r.node.agent.Gate().Explain(q) }
+func (r *runtime) Explain(q policy.Query) policy.Explanation { return r.node.server.Explain(q) }
 
-// Prepare implements control.Runtime.
+// Prepare implements control.Runtime: what would run on this machine is tried.
 func (r *runtime) Prepare(_ context.Context, s *snapshot.Snapshot) error {
-	return r.node.agent.Prepare(s)
+	if r.node.agent == nil {
+		return nil
+	}
+	return r.node.agent.Prepare(s.For(r.node.host, nil))
 }
 
 // Publish implements control.Runtime.
@@ -45,18 +46,37 @@ func (r *runtime) Publish(ctx context.Context, s *snapshot.Snapshot) error {
 	// The revision is committed: a client that goes away does not stop it.
 	ctx, done := context.WithTimeout(context.WithoutCancel(ctx), publishTime)
 	defer done()
-	return r.node.agent.Applied(ctx, r.node.server.Publish(s))
+	generation := r.node.server.Publish(s)
+	if r.node.agent != nil {
+		if err := r.node.agent.Applied(ctx, generation); err != nil {
+			return err
+		}
+	}
+	return behind(r.node.server.Fleet().Wait(ctx, generation))
+}
+
+// behind says which hosts do not run what was published.
+func behind(hosts map[string]string) error {
+	var faults fault.List
+	for _, name := range slices.Sorted(maps.Keys(hosts)) {
+		faults = append(faults, fault.New(fault.NotRunning, "see it: parley status -o wide", "on host %s: %s", name, hosts[name]))
+	}
+	return faults.Err()
 }
 
 // Settle implements control.Collector.
-func (r *runtime) Settle(ctx context.Context) { r.node.agent.Settle(ctx) }
+func (r *runtime) Settle(ctx context.Context) {
+	if r.node.agent != nil {
+		r.node.agent.Settle(ctx)
+	}
+}
 
 // Bundle implements control.Runtime.
 func (r *runtime) Bundle() *identity.Bundle { return r.node.server.Bundle() }
 
 // Status implements control.Runtime.
 func (r *runtime) Status(ctx context.Context) (control.RuntimeStatus, error) {
-	st := control.RuntimeStatus{Since: r.started, CA: r.authorities(), Findings: r.node.agent.Findings()}
+	st := control.RuntimeStatus{Since: r.started, CA: r.authorities()}
 	var err error
 	if st.Edges, err = r.node.server.Store().Edges(ctx, r.clock.Now().Add(-control.EdgesPeriod)); err != nil {
 		return st, err
@@ -64,35 +84,12 @@ func (r *runtime) Status(ctx context.Context) (control.RuntimeStatus, error) {
 	if st.Audit, err = r.node.server.Store().AuditStatus(ctx); err != nil {
 		return st, err
 	}
-	if err := r.node.agent.Delivery(); err != nil {
-		st.Audit.State, st.Audit.Note = api.StateFailed, undelivered(err)
+	if r.node.agent != nil {
+		r.node.agent.Tell() // not what it told a moment ago
 	}
-	u := r.node.agent.Current()
-	if u == nil { // no revision runs yet
-		return st, nil
-	}
-	st.Revision = u.Snapshot.Revision
-	for _, s := range u.Snapshot.Services {
-		st.Services = append(st.Services, r.service(s))
-	}
-	for _, g := range u.Snapshot.Gateways {
-		s := r.service(snapshot.Service{Name: g.Name, ID: g.ID})
-		st.Gateways = append(st.Gateways, api.GatewayStatus{
-			Name: s.Name, ID: s.ID, State: s.State, Note: s.Note, Serial: s.Serial, NotAfter: s.NotAfter, RenewsAt: s.RenewsAt,
-			Listen: g.Listen, Routes: len(g.Routes),
-		})
-	}
-	st.Listeners = r.listeners(u.Snapshot)
+	s := &survey{snap: r.node.server.Fleet().Snapshot(), hosts: r.node.server.Fleet().Hosts()}
+	s.fill(&st)
 	return st, nil
-}
-
-// undelivered says what keeps events from where they are searched.
-func undelivered(err error) string {
-	note := "the newest events wait in the agent's log"
-	if known := fault.All(err); len(known) > 0 {
-		note += ": " + known[0].Message
-	}
-	return note
 }
 
 func (r *runtime) authorities() (out []api.Certificate) {
@@ -105,35 +102,6 @@ func (r *runtime) authorities() (out []api.Certificate) {
 			Serial: identity.Serial(c.cert), Kind: c.kind, NotBefore: c.cert.NotBefore, NotAfter: c.cert.NotAfter,
 			Fingerprint: identity.Fingerprint(c.cert), Current: true,
 		})
-	}
-	return out
-}
-
-func (r *runtime) service(s snapshot.Service) api.ServiceStatus {
-	st := api.ServiceStatus{Name: s.Name, ID: s.ID.String(), State: api.StateOK}
-	c, renews, err := r.node.agent.Credential(s.ID)
-	switch {
-	case errors.Is(err, renew.ErrEnded):
-		st.State, st.Note, st.RenewsAt = api.StateFailed, "the last certificate has ended and none followed", renews
-	case err != nil:
-		st.State, st.Note = api.StateWaiting, "no certificate yet"
-	default:
-		st.Serial, st.NotAfter, st.RenewsAt = c.Serial(), c.NotAfter(), renews
-	}
-	return st
-}
-
-func (r *runtime) listeners(snap *snapshot.Snapshot) (out []api.ListenerStatus) {
-	facts := listenerFacts(snap)
-	for _, l := range r.node.agent.Status() {
-		st := facts[l.Name]
-		st.Name, st.Protocol, st.Address, st.State = l.Name, l.Protocol, l.Address, api.StateOK
-		if l.Error != nil {
-			st.State, st.Note = api.StateFailed, l.Error.Error()
-		} else if l.State != proxy.Open {
-			st.State, st.Note = api.StateWaiting, string(l.State)
-		}
-		out = append(out, st)
 	}
 	return out
 }
@@ -163,6 +131,12 @@ func (r *runtime) Certificates(ctx context.Context, now time.Time, after string,
 		return nil, err
 	}
 	slices.SortFunc(records, func(a, b enrol.Record) int { return strings.Compare(a.Serial, b.Serial) })
+	presented := map[string]time.Time{} // and when each is renewed
+	for _, h := range r.node.server.Fleet().Hosts() {
+		for _, s := range h.Report.Services {
+			presented[s.Serial] = s.RenewsAt
+		}
+	}
 	var out []api.Certificate
 	for _, rec := range records {
 		if rec.Kind != enrol.KindX509 || rec.Serial <= after || len(out) == limit {
@@ -172,7 +146,7 @@ func (r *runtime) Certificates(ctx context.Context, now time.Time, after string,
 			Serial: rec.Serial, Kind: kindOf(rec.ID), ID: rec.ID.String(), NotBefore: rec.NotBefore, NotAfter: rec.NotAfter,
 			Fingerprint: rec.Fingerprint, Host: rec.Host,
 		}
-		if held, renews, err := r.node.agent.Credential(rec.ID); err == nil && held.Serial() == rec.Serial {
+		if renews, ok := presented[rec.Serial]; ok {
 			c.Current, c.RenewsAt = true, renews
 		}
 		out = append(out, c)

@@ -23,6 +23,9 @@ type Snapshot struct {
 	Domain      string               `json:"trust_domain"`
 	// LeafTTL is the life of an X509-SVID.
 	LeafTTL time.Duration `json:"leaf_ttl"`
+	// Hosts are the machines that the mesh file names, in order of name; none for
+	// a mesh on one machine. A slice for a host has that one.
+	Hosts []Host `json:"hosts,omitempty"`
 	// Services are those that run on the agent's host, in order of name.
 	Services []Service `json:"services"`
 	Gateways []Gateway `json:"gateways"`
@@ -34,13 +37,26 @@ type Snapshot struct {
 	Members []identity.ID `json:"members"`
 }
 
+// A Host is a machine that runs an agent.
+type Host struct {
+	Name string `json:"name"`
+	// ID is its agent's.
+	ID identity.ID `json:"id"`
+	// Advertise is the IP address where other hosts reach it, empty where its
+	// agent says it.
+	Advertise string `json:"advertise,omitempty"`
+}
+
 // A Service is a named thing that is called, or calls.
 type Service struct {
-	Name     string      `json:"name"`
-	ID       identity.ID `json:"id"`
-	RunsAs   RunsAs      `json:"runs_as"`
-	Inbound  *Inbound    `json:"inbound,omitempty"`
-	Outbound []Outbound  `json:"outbound,omitempty"`
+	Name string      `json:"name"`
+	ID   identity.ID `json:"id"`
+	// RunsOn are the hosts whose agents may have its identity; empty only in a
+	// mesh on one machine.
+	RunsOn   []string   `json:"runs_on,omitempty"`
+	RunsAs   RunsAs     `json:"runs_as"`
+	Inbound  *Inbound   `json:"inbound,omitempty"`
+	Outbound []Outbound `json:"outbound,omitempty"`
 }
 
 // RunsAs are the selectors of a workload; every one that is set must match, and
@@ -79,6 +95,7 @@ type Outbound struct {
 type Gateway struct {
 	Name   string      `json:"name"`
 	ID     identity.ID `json:"id"`
+	RunsOn []string    `json:"runs_on,omitempty"` // as of a Service
 	Listen string      `json:"listen"`
 	// CertFile and KeyFile are its certificate; both empty means one of the
 	// mesh's own CA, with Hosts as its names.

@@ -28,6 +28,7 @@ var (
 	_ control.Keys      = (*Store)(nil)
 	_ control.Events    = (*Store)(nil)
 	_ enrol.Registry    = (*Store)(nil)
+	_ enrol.Joins       = (*Store)(nil)
 	_ collect.Sink      = (*Store)(nil)
 )
 

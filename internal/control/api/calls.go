@@ -75,6 +75,11 @@ func (c *Client) RevokeKey(ctx context.Context, id string) error {
 	return err
 }
 
+// CreateJoinToken makes a token by which one host joins. It is nowhere else.
+func (c *Client) CreateJoinToken(ctx context.Context, r JoinTokenRequest) (*JoinToken, error) {
+	return decode[JoinToken](c, ctx, func(ctx context.Context) (*http.Response, error) { return c.requests.CreateJoinToken(ctx, r) })
+}
+
 // Events is a page of recorded events.
 func (c *Client) Events(ctx context.Context, p ListEventsParams) (*EventList, error) {
 	return decode[EventList](c, ctx, func(ctx context.Context) (*http.Response, error) { return c.requests.ListEvents(ctx, &p) })

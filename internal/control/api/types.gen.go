@@ -329,6 +329,44 @@ type GatewayStatus struct {
 	State State `json:"state"`
 }
 
+// HostStatus defines model for HostStatus.
+type HostStatus struct {
+	// Address The IP address that its agent connects from.
+	Address string `json:"address,omitempty,omitzero"`
+	Name    string `json:"name"`
+	Note    string `json:"note,omitempty,omitzero"`
+
+	// Revision The revision in force there; 0 is none.
+	Revision int64 `json:"revision"`
+
+	// Since When it connected or, if it is not, was lost.
+	Since time.Time `json:"since,omitempty,omitzero"`
+
+	// State ok; waiting: not there yet; failed: somebody has to look.
+	State State `json:"state"`
+
+	// Version Its agent's.
+	Version string `json:"version,omitempty,omitzero"`
+}
+
+// JoinToken defines model for JoinToken.
+type JoinToken struct {
+	Expires time.Time `json:"expires"`
+	Host    string    `json:"host"`
+
+	// Token The secret; it is shown this once.
+	Token string `json:"token"`
+}
+
+// JoinTokenRequest defines model for JoinTokenRequest.
+type JoinTokenRequest struct {
+	// ExpiresIn Seconds that it is good for; 3600 where it is not said.
+	ExpiresIn int64 `json:"expires_in,omitempty,omitzero"`
+
+	// Host A host of the newest revision.
+	Host string `json:"host"`
+}
+
 // Key defines model for Key.
 type Key struct {
 	Created  time.Time `json:"created"`
@@ -362,6 +400,9 @@ type ListenerStatus struct {
 
 	// End inbound, outbound or edge
 	End string `json:"end"`
+
+	// Host Where it is, in a mesh of several hosts.
+	Host string `json:"host,omitempty,omitzero"`
 
 	// Name As events name it, such as web.calls.orders.
 	Name string `json:"name"`
@@ -526,10 +567,13 @@ type Status struct {
 	Edges []EdgeStatus `json:"edges"`
 
 	// EdgesPeriod Over how many seconds the edges are counted.
-	EdgesPeriod int64            `json:"edges_period"`
-	Findings    []Finding        `json:"findings"`
-	Gateways    []GatewayStatus  `json:"gateways"`
-	Listeners   []ListenerStatus `json:"listeners"`
+	EdgesPeriod int64           `json:"edges_period"`
+	Findings    []Finding       `json:"findings"`
+	Gateways    []GatewayStatus `json:"gateways"`
+
+	// Hosts The hosts of the mesh file; none where it names none.
+	Hosts     []HostStatus     `json:"hosts,omitempty,omitzero"`
+	Listeners []ListenerStatus `json:"listeners"`
 
 	// Now The server's clock.
 	Now time.Time `json:"now"`
@@ -716,6 +760,9 @@ type ApplyConfigJSONRequestBody = ApplyRequest
 
 // RollbackConfigJSONRequestBody defines body for RollbackConfig for application/json ContentType.
 type RollbackConfigJSONRequestBody = RollbackRequest
+
+// CreateJoinTokenJSONRequestBody defines body for CreateJoinToken for application/json ContentType.
+type CreateJoinTokenJSONRequestBody = JoinTokenRequest
 
 // CreateKeyJSONRequestBody defines body for CreateKey for application/json ContentType.
 type CreateKeyJSONRequestBody = KeyRequest

@@ -110,6 +110,11 @@ func (a *Authority) readRoot() (*x509.Certificate, error) {
 	if err != nil || root.CheckSignatureFrom(root) != nil || len(root.URIs) != 1 {
 		return nil, a.corrupt(rootCertFile)
 	}
+	if a.cfg.TrustDomain.IsZero() { // whichever it is
+		if a.cfg.TrustDomain, err = identity.ParseTrustDomain(root.URIs[0].Host); err != nil {
+			return nil, a.corrupt(rootCertFile)
+		}
+	}
 	if td := root.URIs[0].Host; td != a.cfg.TrustDomain.String() {
 		return nil, fault.New(fault.CAForeign,
 			"set trust_domain back to "+td+", or choose another data directory for "+a.cfg.TrustDomain.String(),
@@ -119,6 +124,15 @@ func (a *Authority) readRoot() (*x509.Certificate, error) {
 		return nil, a.corrupt(rootCertFile)
 	}
 	return root, nil
+}
+
+// Domain is the trust domain of the authority in dir, zero where there is none yet.
+func Domain(dir string) (identity.TrustDomain, error) {
+	a := &Authority{cfg: Config{Dir: dir}}
+	if _, err := a.readRoot(); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return identity.TrustDomain{}, err
+	}
+	return a.cfg.TrustDomain, nil
 }
 
 // create makes root and JWT key. What a crashed creation left behind is

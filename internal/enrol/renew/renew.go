@@ -26,6 +26,14 @@ type Issuer interface {
 	Issue(ctx context.Context, id identity.ID, csr []byte) ([]*x509.Certificate, error)
 }
 
+// A Keep keeps credentials durably.
+type Keep interface {
+	// Load is the kept one of id, nil where there is none.
+	Load(id identity.ID) (*identity.Credential, error)
+	// Save keeps c in the place of the last of its ID.
+	Save(c *identity.Credential) error
+}
+
 // Config is what a Keeper works with.
 type Config struct {
 	// ID is whose credential is kept.
@@ -36,6 +44,8 @@ type Config struct {
 	Trust  func() *identity.Trust
 	Clock  clock.Clock
 	Logger *slog.Logger
+	// Keep, if set, is where the credential is kept from one start to the next.
+	Keep Keep
 	// Changed, if set, is called after the credential changed, and once after it
 	// ended with none to follow. It must not block.
 	Changed func()
@@ -109,6 +119,7 @@ func (k *Keeper) Run(ctx context.Context) error {
 		return errRunning
 	}
 	defer k.running.Store(false)
+	k.restore()
 	var failures int
 	var told bool // that the credential has ended
 	for ctx.Err() == nil {
@@ -137,6 +148,26 @@ func (k *Keeper) Renew() <-chan struct{} {
 		k.wake()
 	}
 	return done
+}
+
+// restore presents the credential of an earlier run until there is a new one,
+// where it still is good: a server that does not answer is no reason to go without.
+func (k *Keeper) restore() {
+	if k.cfg.Keep == nil || k.current.Load() != nil {
+		return
+	}
+	c, err := k.cfg.Keep.Load(k.cfg.ID)
+	if err == nil && c != nil {
+		err = k.accept(c)
+	}
+	switch {
+	case err != nil:
+		k.cfg.Logger.Warn("kept credential not used", "id", k.cfg.ID.String(), "error", err)
+	case c != nil:
+		k.current.Store(c)
+		close(k.ready)
+		k.changed()
+	}
 }
 
 // sleep waits until at, until Renew is called, or until ctx ends.
@@ -182,9 +213,13 @@ func (k *Keeper) renew(ctx context.Context, failures *int) time.Duration {
 		return wait
 	}
 	*failures = 0
-	first := k.current.Swap(c) == nil
-	if first {
+	if k.current.Swap(c) == nil {
 		close(k.ready)
+	}
+	if k.cfg.Keep != nil {
+		if err := k.cfg.Keep.Save(c); err != nil { // it serves all the same, until the process ends
+			k.cfg.Logger.Error("credential not kept", "id", k.cfg.ID.String(), "error", err)
+		}
 	}
 	for _, done := range served {
 		close(done)

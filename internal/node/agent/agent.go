@@ -36,13 +36,24 @@ import (
 type ControlPlane interface {
 	// Watch returns the newest update once its generation is above seen.
 	Watch(ctx context.Context, seen uint64) (link.Update, error)
-	// Issue signs an X509-SVID for id, which runs on host.
-	Issue(ctx context.Context, host string, id identity.ID, csr []byte) ([]*x509.Certificate, error)
+	// Issue signs an X509-SVID for id, which runs on this host.
+	Issue(ctx context.Context, id identity.ID, csr []byte) ([]*x509.Certificate, error)
 	// IssueJWT signs a JWT-SVID.
-	IssueJWT(ctx context.Context, host string, id identity.ID, audience []string) (string, time.Time, error)
+	IssueJWT(ctx context.Context, id identity.ID, audience []string) (string, time.Time, error)
+	// Report tells what runs here. It does not block.
+	Report(*link.Report)
 }
 
-// Config is what an agent is started with. Every field is required.
+// Credentials keeps the credentials of this host's identities from one start to
+// the next. link.State does.
+type Credentials interface {
+	Load(id identity.ID) (*identity.Credential, error)
+	Save(c *identity.Credential) error
+	Forget(id identity.ID) error
+}
+
+// Config is what an agent is started with. Every field but Kept and Applied is
+// required.
 type Config struct {
 	// Host names this machine in events.
 	Host string
@@ -54,6 +65,11 @@ type Config struct {
 	// Control is the server, Sink where access events are collected.
 	Control ControlPlane
 	Sink    collect.Sink
+	// Kept keeps credentials on disk; nil keeps none, where the CA is in this
+	// process.
+	Kept Credentials
+	// Applied, if set, is told of each update that was brought into force in full.
+	Applied func(*link.Update)
 	Clock   clock.Clock
 	Logger  *slog.Logger
 	Metrics *metric.Registry
@@ -85,6 +101,9 @@ type Agent struct {
 	mu       sync.Mutex // guards failure and the step from one current to the next
 	applied  broadcast
 	failure  error
+
+	telling sync.Mutex // guards told
+	told    *link.Report
 }
 
 // Open prepares an agent: it locks its directory, recovers its log and binds
@@ -125,7 +144,7 @@ func (a *Agent) Run(ctx context.Context, drain time.Duration) error {
 	logCtx, stopLog := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopLog()
 	var log, rest sync.WaitGroup
-	fail := make(chan error, 4)
+	fail := make(chan error, 5)
 	start := func(wg *sync.WaitGroup, f func() error) {
 		wg.Add(1)
 		go func() {
@@ -141,6 +160,7 @@ func (a *Agent) Run(ctx context.Context, drain time.Duration) error {
 	})
 	start(&rest, func() error { return a.follow(ctx) })
 	start(&rest, func() error { return a.retry(ctx) })
+	start(&rest, func() error { return a.reporting(ctx) })
 	start(&rest, func() error { return a.workload.Serve(a.socket) })
 
 	var err error

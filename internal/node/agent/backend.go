@@ -43,7 +43,7 @@ func (b backend) Identities(s workload.Subject) (ids []workload.Identity) {
 }
 
 func (b backend) MintJWT(ctx context.Context, id identity.ID, audience []string) (string, error) {
-	token, _, err := b.cfg.Control.IssueJWT(ctx, b.cfg.Host, id, audience)
+	token, _, err := b.cfg.Control.IssueJWT(ctx, id, audience)
 	return token, err
 }
 

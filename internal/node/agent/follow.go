@@ -31,6 +31,9 @@ func (a *Agent) follow(ctx context.Context) error {
 		a.current.Store(&u)
 		a.failure = err
 		a.mu.Unlock()
+		if err == nil && a.cfg.Applied != nil {
+			a.cfg.Applied(&u)
+		}
 		a.applying.Unlock()
 		a.applied.send()
 	}
@@ -97,14 +100,18 @@ func (a *Agent) setTrust(u link.Update) {
 	for _, m := range u.Snapshot.Members {
 		members[m] = true
 	}
+	banned := make(map[identity.ID]bool, len(u.Banned))
+	for _, b := range u.Banned {
+		banned[b] = true
+	}
 	prev := old.Bundles[u.Bundle.TrustDomain]
-	if prev != nil && prev.Sequence == u.Bundle.Sequence && maps.Equal(old.Members, members) {
+	if prev != nil && prev.Sequence == u.Bundle.Sequence && maps.Equal(old.Members, members) && maps.Equal(old.Banned, banned) {
 		return
 	}
 	next := &identity.Trust{
 		Epoch:   old.Epoch + 1,
 		Bundles: map[identity.TrustDomain]*identity.Bundle{u.Bundle.TrustDomain: u.Bundle},
-		Members: members,
+		Members: members, Banned: banned,
 	}
 	a.trust.Store(next)
 	a.proxy.TrustChanged(next)

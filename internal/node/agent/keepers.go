@@ -67,6 +67,7 @@ func (k *keepers) reconcile(s *snapshot.Snapshot) (ready []<-chan struct{}) {
 		if _, ok := want[id]; !ok {
 			r.stop()
 			delete(k.byID, id)
+			k.forget(id)
 		}
 	}
 	for id, of := range want {
@@ -79,7 +80,7 @@ func (k *keepers) reconcile(s *snapshot.Snapshot) (ready []<-chan struct{}) {
 		}
 		ctx, stop := context.WithCancel(context.Background())
 		r := &running{stop: stop, of: of, Keeper: renew.New(renew.Config{
-			ID: id, Issuer: issuer{k.agent}, Trust: k.agent.trust.Load,
+			ID: id, Issuer: issuer{k.agent}, Trust: k.agent.trust.Load, Keep: k.keep(),
 			Clock: k.agent.cfg.Clock, Logger: k.agent.cfg.Logger, Changed: k.agent.changed.send,
 		})}
 		k.byID[id] = r
@@ -91,6 +92,24 @@ func (k *keepers) reconcile(s *snapshot.Snapshot) (ready []<-chan struct{}) {
 		}()
 	}
 	return ready
+}
+
+// keep is where a keeper keeps its credential on disk, nil where nowhere.
+func (k *keepers) keep() renew.Keep {
+	if k.agent.cfg.Kept == nil {
+		return nil
+	}
+	return k.agent.cfg.Kept
+}
+
+// forget removes what is kept of an identity that has left this host.
+func (k *keepers) forget(id identity.ID) {
+	if k.agent.cfg.Kept == nil {
+		return
+	}
+	if err := k.agent.cfg.Kept.Forget(id); err != nil {
+		k.agent.cfg.Logger.Error("credential not forgotten", "id", id.String(), "error", err)
+	}
 }
 
 // stop ends every keeper and waits for it.
@@ -108,7 +127,7 @@ func (k *keepers) stop() {
 type issuer struct{ a *Agent }
 
 func (i issuer) Issue(ctx context.Context, id identity.ID, csr []byte) ([]*x509.Certificate, error) {
-	return i.a.cfg.Control.Issue(ctx, i.a.cfg.Host, id, csr)
+	return i.a.cfg.Control.Issue(ctx, id, csr)
 }
 
 // Credential is the current credential of id on this host and when it is renewed.

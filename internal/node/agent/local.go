@@ -131,6 +131,14 @@ func CheckSocket(path string) error {
 		"the socket path %s has %d bytes, the system's limit is %d", path, len(path), maxSocketPath)
 }
 
+// MakeDir makes an agent's directory with mode 0700.
+func MakeDir(dir string) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fault.Wrap(cause(err), fault.DirUnusable, "ls -ld "+filepath.Dir(dir)+", or choose another: --dir DIR", "the agent's directory %s cannot be made", dir)
+	}
+	return nil
+}
+
 // listenUnix binds a Unix socket that every local user may connect to, replacing
 // one that nobody answers.
 func listenUnix(path string) (net.Listener, error) {

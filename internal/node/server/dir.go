@@ -6,7 +6,9 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/parleymesh/parley/internal/enrol/ca"
 	"github.com/parleymesh/parley/internal/fault"
+	"github.com/parleymesh/parley/internal/identity"
 )
 
 // What a data directory holds.
@@ -39,6 +41,23 @@ func checkDir(dir string) error {
 			"the database %s is gone, and the authority that it belongs to is there", database)
 	}
 	return nil
+}
+
+// Domain is the realm of the data directory dir: the one that its authority has, or
+// for a new one the one called name.
+func Domain(dir, name string) (identity.TrustDomain, error) {
+	have, err := ca.Domain(filepath.Join(dir, authorityDir))
+	if err != nil || !have.IsZero() && (name == "" || name == have.String()) {
+		return have, err
+	}
+	if name == "" {
+		return have, fault.New(fault.Usage, "parley server --trust-domain shop.example", "the data directory %s is new: say which trust domain it is to serve", dir)
+	}
+	td, err := identity.ParseTrustDomain(name)
+	if err != nil {
+		return td, fault.Wrap(err, fault.Usage, "parley server --trust-domain shop.example", "--trust-domain cannot be %q", name)
+	}
+	return td, nil // another one than the authority's is refused by who opens that
 }
 
 // dirUnusable is why the data directory cannot be made.

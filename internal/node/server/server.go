@@ -12,18 +12,18 @@ import (
 	"log/slog"
 	"net"
 	"path/filepath"
-	"sync"
-	"time"
+	"sync/atomic"
 
 	"github.com/parleymesh/parley/internal/audit"
 	"github.com/parleymesh/parley/internal/clock"
 	"github.com/parleymesh/parley/internal/control"
 	"github.com/parleymesh/parley/internal/enrol"
 	"github.com/parleymesh/parley/internal/enrol/ca"
-	"github.com/parleymesh/parley/internal/fleet/link"
+	"github.com/parleymesh/parley/internal/fleet"
 	"github.com/parleymesh/parley/internal/identity"
 	"github.com/parleymesh/parley/internal/keys"
 	"github.com/parleymesh/parley/internal/mesh"
+	"github.com/parleymesh/parley/internal/policy"
 	"github.com/parleymesh/parley/internal/snapshot"
 	"github.com/parleymesh/parley/internal/store"
 )
@@ -37,8 +37,10 @@ type Config struct {
 	Dir string
 	// TrustDomain is the realm; a data directory serves one for ever.
 	TrustDomain identity.TrustDomain
-	Clock       clock.Clock
-	Logger      *slog.Logger
+	// Version is the program's.
+	Version string
+	Clock   clock.Clock
+	Logger  *slog.Logger
 }
 
 // A Server is the control plane's state and its answers to agents.
@@ -47,10 +49,9 @@ type Server struct {
 	store     *store.Store
 	authority *ca.Authority
 	registrar *enrol.Registrar
-
-	mu      sync.Mutex // guards update and changed
-	update  link.Update
-	changed chan struct{} // closed at the next publication
+	fleet     *fleet.Fleet
+	policy    atomic.Pointer[policy.Set] // of everything that was published last
+	door      *door                      // for agents on other hosts; nil without
 }
 
 // Open opens the data directory, makes what is missing in it, and refuses what
@@ -63,7 +64,7 @@ func Open(ctx context.Context, cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{cfg: cfg, store: st, changed: make(chan struct{})}
+	s := &Server{cfg: cfg, store: st}
 	if err := s.open(ctx); err != nil {
 		return nil, errors.Join(err, st.Close())
 	}
@@ -90,7 +91,11 @@ func (s *Server) open(ctx context.Context) error {
 			return err
 		}
 	}
-	s.registrar = enrol.New(enrol.Config{Authority: s.authority, Registry: s.store, Clock: s.cfg.Clock, Logger: s.cfg.Logger, Host: s.cfg.Host})
+	s.registrar = enrol.New(enrol.Config{Authority: s.authority, Registry: s.store, Joins: s.store, Clock: s.cfg.Clock, Logger: s.cfg.Logger, Host: s.cfg.Host})
+	s.fleet = fleet.New(fleet.Config{
+		Registrar: s.registrar, Sink: s.store, Recorder: s.store, Host: s.cfg.Host, Version: s.cfg.Version,
+		Clock: s.cfg.Clock, Logger: s.cfg.Logger,
+	})
 	return nil
 }
 
@@ -144,48 +149,47 @@ func (s *Server) Resume(ctx context.Context) (int64, error) {
 // Publish makes snap the state that agents are told, and reports its generation.
 func (s *Server) Publish(snap *snapshot.Snapshot) uint64 {
 	s.registrar.SetSubjects(subjects(snap))
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.update = link.Update{Generation: s.update.Generation + 1, Snapshot: snap, Bundle: s.authority.Bundle()}
-	close(s.changed)
-	s.changed = make(chan struct{})
-	return s.update.Generation
-}
-
-// Watch waits for an update newer than seen.
-func (s *Server) Watch(ctx context.Context, seen uint64) (link.Update, error) {
-	for {
-		s.mu.Lock()
-		u, changed := s.update, s.changed
-		s.mu.Unlock()
-		if u.Generation > seen {
-			return u, nil
-		}
-		select {
-		case <-changed:
-		case <-ctx.Done():
-			return link.Update{}, ctx.Err()
+	var targets []string
+	for _, svc := range snap.Services {
+		targets = append(targets, svc.Name)
+	}
+	for _, g := range snap.Gateways {
+		for _, r := range g.Routes {
+			targets = append(targets, r.PolicyTarget)
 		}
 	}
+	// What the parser accepted compiles; agents that find otherwise say so.
+	if set, err := policy.Compile(snap.Revision, targets, snap.Rules); err == nil {
+		s.policy.Store(set)
+	} else {
+		s.cfg.Logger.Error("policy not compiled", "revision", snap.Revision, "error", err)
+	}
+	generation := s.fleet.Publish(snap, s.authority.Bundle())
+	if s.door != nil {
+		s.door.publish(snap)
+	}
+	return generation
 }
 
-// Issue signs an X509-SVID for id.
-func (s *Server) Issue(ctx context.Context, host string, id identity.ID, csr []byte) ([]*x509.Certificate, error) {
-	return s.registrar.Issue(ctx, host, id, csr)
-}
+// Explain says how a query is decided by the newest revision.
+func (s *Server) Explain(q policy.Query) policy.Explanation { return s.policy.Load().Explain(q) }
 
-// IssueJWT signs a JWT-SVID for id.
-func (s *Server) IssueJWT(ctx context.Context, host string, id identity.ID, audience []string) (string, time.Time, error) {
-	return s.registrar.IssueJWT(ctx, host, id, audience)
-}
+// Fleet is every agent.
+func (s *Server) Fleet() *fleet.Fleet { return s.fleet }
+
+// Registrar issues.
+func (s *Server) Registrar() *enrol.Registrar { return s.registrar }
 
 // subjects are the identities of a snapshot that a certificate may be issued to.
 func subjects(snap *snapshot.Snapshot) (out []enrol.Subject) {
+	for _, h := range snap.Hosts {
+		out = append(out, enrol.Subject{ID: h.ID, TTL: enrol.AgentTTL, Hosts: []string{h.Name}})
+	}
 	for _, svc := range snap.Services {
-		out = append(out, enrol.Subject{ID: svc.ID, TTL: snap.LeafTTL})
+		out = append(out, enrol.Subject{ID: svc.ID, TTL: snap.LeafTTL, Hosts: svc.RunsOn})
 	}
 	for _, g := range snap.Gateways {
-		s := enrol.Subject{ID: g.ID, TTL: snap.LeafTTL}
+		s := enrol.Subject{ID: g.ID, TTL: snap.LeafTTL, Hosts: g.RunsOn}
 		for _, h := range g.Hosts {
 			if ip := net.ParseIP(h); ip != nil {
 				s.IPs = append(s.IPs, ip)

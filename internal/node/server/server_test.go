@@ -124,7 +124,7 @@ func TestAnIntermediateMadeWhileRunningIsOnRecord(t *testing.T) {
 	}
 	s.Publish(&snapshot.Snapshot{Revision: 1, LeafTTL: time.Hour, Services: []snapshot.Service{{Name: "web", ID: id}}})
 	clk.offset.Store(int64(ca.DefaultIntermediateTTL * 2 / 3))
-	chain, err := s.Issue(context.Background(), "test", id, request(t))
+	chain, err := s.Registrar().Issue(context.Background(), "test", id, request(t))
 	if err != nil {
 		t.Fatal(err)
 	}

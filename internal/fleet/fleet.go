@@ -1,0 +1,249 @@
+// Package fleet is the server's half of the stream between servers and agents: it
+// tells each agent the slice of the newest snapshot that is its own, hears what
+// runs there, and passes on what agents ask for. The agent in the server's own
+// process has the same words without a stream between (Local).
+//
+// It refuses to issue, which is enrol's, to judge a mesh file, and to send a
+// snapshot to an agent that could not enforce all of it.
+package fleet
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/x509"
+	"log/slog"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/parleymesh/parley/internal/audit"
+	"github.com/parleymesh/parley/internal/clock"
+	"github.com/parleymesh/parley/internal/fleet/link"
+	"github.com/parleymesh/parley/internal/identity"
+	"github.com/parleymesh/parley/internal/snapshot"
+)
+
+// A Registrar issues identities to hosts, and lets hosts join.
+type Registrar interface {
+	Issue(ctx context.Context, host string, id identity.ID, csr []byte) ([]*x509.Certificate, error)
+	IssueJWT(ctx context.Context, host string, id identity.ID, audience []string) (string, time.Time, error)
+	JoinHost(ctx context.Context, id string, secret, csr []byte, remote string) (host string, chain []*x509.Certificate, err error)
+	Bundle() *identity.Bundle
+}
+
+// A Sink keeps the events of agents: collect.Sink.
+type Sink interface {
+	Cursor(ctx context.Context, log string) (uint64, error)
+	Collect(ctx context.Context, log string, entries []audit.Entry) error
+}
+
+// A Recorder records what concerns the fleet itself.
+type Recorder interface {
+	Log(ctx context.Context, e *audit.Event) error
+}
+
+// Config is what a Fleet works with. Every field is required.
+type Config struct {
+	Registrar Registrar
+	Sink      Sink
+	Recorder  Recorder
+	// Host names this server in events; Version is the program's.
+	Host, Version string
+	Clock         clock.Clock
+	Logger        *slog.Logger
+}
+
+// A Fleet is every agent of a mesh, seen from a server. It is safe for concurrent
+// use.
+type Fleet struct {
+	cfg Config
+
+	mu         sync.Mutex // guards what follows
+	state      state
+	changed    chan struct{} // closed at the next state
+	agents     map[string]*agent
+	reported   chan struct{} // closed at the next report
+	refusals   audit.Throttle[string]
+	connection uint64 // number of the last connection
+}
+
+// A state is what every agent is told its part of; immutable.
+type state struct {
+	generation uint64
+	snapshot   *snapshot.Snapshot // nil before the first revision
+	bundle     *identity.Bundle
+	banned     []identity.ID
+}
+
+// An agent is what is known of one host's.
+type agent struct {
+	connection   uint64 // of the newest stream, 0 while there is none
+	stop         context.CancelFunc
+	version      string
+	capabilities []string
+	remote       string // the IP address that it connects from
+	advertise    string // what it says of itself
+	since        time.Time
+	lost         time.Time
+	// told is the generation up to which the agent has everything, and sent the
+	// digest of the last update: a new generation whose slice is the same is not
+	// sent.
+	told   uint64
+	sent   [sha256.Size]byte
+	wire   uint64 // the generation of the update that was sent last
+	report link.Report
+	lacks  []string // the capabilities for want of which it was not sent the newest
+}
+
+// New is a fleet without agents and without a snapshot.
+func New(cfg Config) *Fleet {
+	return &Fleet{cfg: cfg, changed: make(chan struct{}), reported: make(chan struct{}), agents: map[string]*agent{}}
+}
+
+// Publish makes s what every agent is told its slice of, and returns the
+// generation.
+func (f *Fleet) Publish(s *snapshot.Snapshot, bundle *identity.Bundle) uint64 {
+	return f.change(func(st *state) { st.snapshot, st.bundle = s, bundle })
+}
+
+// Ban makes banned, all of them, the identities that take no part.
+func (f *Fleet) Ban(banned []identity.ID) uint64 {
+	return f.change(func(st *state) { st.banned = slices.Clone(banned) })
+}
+
+func (f *Fleet) change(with func(*state)) uint64 {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	with(&f.state)
+	f.next()
+	return f.state.generation
+}
+
+// next begins a generation. It requires f.mu.
+func (f *Fleet) next() {
+	f.state.generation++
+	close(f.changed)
+	f.changed = make(chan struct{})
+}
+
+// Snapshot is what was published last, nil before the first time.
+func (f *Fleet) Snapshot() *snapshot.Snapshot {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.state.snapshot
+}
+
+// update is what host is to run by now, and the channel that closes when that may
+// have changed; nil before the first revision.
+func (f *Fleet) update(host string) (*link.Update, <-chan struct{}) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	st := f.state
+	if st.snapshot == nil {
+		return nil, f.changed
+	}
+	return &link.Update{
+		Generation: st.generation, Snapshot: st.snapshot.For(host, f.endpoints(host)), Bundle: st.bundle, Banned: st.banned,
+	}, f.changed
+}
+
+// A Host is the state of one host for people.
+type Host struct {
+	Name      string
+	Connected bool
+	// Local says that its agent is in the server's process.
+	Local   bool
+	Version string
+	Address string
+	// Since is when it connected, or was lost; zero where it never was here.
+	Since time.Time
+	// Current says that the newest update is in force there.
+	Current bool
+	// Lacks are the capabilities for want of which it is not.
+	Lacks  []string
+	Report link.Report
+}
+
+// Hosts are those of the snapshot and those that are connected, in order of name.
+func (f *Fleet) Hosts() []Host {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	names := map[string]bool{}
+	if f.state.snapshot != nil {
+		for _, h := range f.state.snapshot.Hosts {
+			names[h.Name] = true
+		}
+	}
+	for name, a := range f.agents {
+		if a.connection > 0 {
+			names[name] = true
+		}
+	}
+	var all []Host
+	for _, name := range slices.Sorted(maps.Keys(names)) {
+		h := Host{Name: name}
+		if a := f.agents[name]; a != nil {
+			h.Connected, h.Local, h.Version, h.Address = a.connection > 0, a.stop == nil && a.connection > 0, a.version, a.remote
+			h.Current, h.Lacks, h.Report = f.current(a), a.lacks, a.report
+			if h.Since = a.since; !h.Connected {
+				h.Since = a.lost
+			}
+		}
+		all = append(all, h)
+	}
+	return all
+}
+
+// current says that a runs by the newest generation. It requires f.mu.
+func (f *Fleet) current(a *agent) bool {
+	return a.connection > 0 && a.told == f.state.generation && a.report.Generation >= a.wire && a.report.Fault == ""
+}
+
+// Wait waits until every connected agent has tried generation, or ctx ends. It
+// returns those that did not, or not in full, with why; agents that are not
+// connected are not waited for.
+func (f *Fleet) Wait(ctx context.Context, generation uint64) (behind map[string]string) {
+	for {
+		f.mu.Lock()
+		reported := f.reported
+		behind = map[string]string{}
+		waiting := false
+		for name, a := range f.agents {
+			switch {
+			case a.connection == 0:
+			case len(a.lacks) > 0:
+				behind[name] = "its agent is too old for this revision"
+			case a.told < generation || a.report.Generation < a.wire:
+				behind[name], waiting = "it has not answered yet", true
+			case a.report.Fault != "":
+				behind[name] = a.report.Fault
+			}
+		}
+		f.mu.Unlock()
+		if !waiting {
+			return behind
+		}
+		select {
+		case <-reported:
+		case <-ctx.Done():
+			return behind
+		}
+	}
+}
+
+// event is one that concerns a host.
+func (f *Fleet) event(action audit.Action, outcome audit.Outcome, host, remote string) *audit.Event {
+	now := f.cfg.Clock.Now().UTC()
+	return &audit.Event{
+		ID: audit.NewID(now), Time: now, Class: audit.Security, Action: action, Outcome: outcome,
+		Host: f.cfg.Host, Reporter: "server", Actor: &audit.Actor{System: "fleet"},
+		Caller: &audit.Party{Address: remote}, Object: &audit.Object{Kind: "host", Name: host},
+	}
+}
+
+func (f *Fleet) record(e *audit.Event) {
+	if err := f.cfg.Recorder.Log(context.Background(), e); err != nil {
+		f.cfg.Logger.Error("event not recorded", "action", e.Action, "error", err)
+	}
+}

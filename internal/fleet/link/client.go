@@ -1,0 +1,330 @@
+package link
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/keepalive"
+
+	"github.com/parleymesh/parley/internal/audit"
+	"github.com/parleymesh/parley/internal/clock"
+	"github.com/parleymesh/parley/internal/identity"
+	"github.com/parleymesh/parley/internal/mtls"
+)
+
+// The pace of a Client: a server that is gone is tried again after waits that
+// double from the least to the most, each with jitter, so that a fleet does not
+// come back at one moment; one that is silent is found out by pings.
+const (
+	minWait     = 200 * time.Millisecond
+	maxWait     = 10 * time.Second
+	pingEvery   = 10 * time.Second
+	pingTimeout = 5 * time.Second
+	callTimeout = 20 * time.Second
+)
+
+// ClientConfig is what a Client works with. Every field but Advertise is required.
+type ClientConfig struct {
+	// Addresses are host:port of servers, all equal.
+	Addresses []string
+	// Host is the agent's.
+	Host      string
+	Advertise string
+	// Source has the agent's credential and the trust in which the server is.
+	Source  identity.Source
+	Server  identity.ID
+	Version string
+	// Last is the update of an earlier run, nil where there is none: what is
+	// followed until a server answers.
+	Last   *Update
+	Clock  clock.Clock
+	Logger *slog.Logger
+}
+
+// A Client is an agent's connection to its servers. It is safe for concurrent use.
+type Client struct {
+	cfg  ClientConfig
+	conn *grpc.ClientConn
+	next int // of Addresses; guarded by mu
+
+	mu        sync.Mutex // guards what follows
+	update    *Update
+	wire      uint64 // the server's own number of update
+	report    *Report
+	changed   chan struct{} // closed at the next update
+	reported  chan struct{} // closed at the next report
+	connected bool
+	failure   error // why there is no stream
+}
+
+// NewClient is a client that does not connect before Run or a call.
+func NewClient(cfg ClientConfig) (*Client, error) {
+	c := &Client{cfg: cfg, changed: make(chan struct{}), reported: make(chan struct{}), failure: ErrUnreachable}
+	if cfg.Last != nil {
+		last := *cfg.Last
+		last.Generation = 1
+		c.update = &last
+	}
+	dialer := mtls.NewDialer(cfg.Source, cfg.Server, cfg.Clock, mtls.Fleet)
+	var err error
+	c.conn, err = newConn(
+		func(ctx context.Context, _ string) (net.Conn, error) { return c.dial(ctx, dialer) },
+		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: pingEvery, Timeout: pingTimeout, PermitWithoutStream: true}),
+		grpc.WithConnectParams(grpc.ConnectParams{
+			Backoff:           backoff.Config{BaseDelay: minWait, Multiplier: 2, Jitter: 0.5, MaxDelay: maxWait},
+			MinConnectTimeout: mtls.DialTimeout,
+		}),
+	)
+	return c, err
+}
+
+// dial tries the addresses in turn, each time beginning behind the last that was
+// tried.
+func (c *Client) dial(ctx context.Context, d *mtls.Dialer) (net.Conn, error) {
+	var errs []error
+	for range c.cfg.Addresses {
+		c.mu.Lock()
+		addr := c.cfg.Addresses[c.next%len(c.cfg.Addresses)]
+		c.mu.Unlock()
+		conn, err := d.DialContext(ctx, "tcp", addr)
+		if err == nil {
+			return conn, nil
+		}
+		errs = append(errs, fmt.Errorf("%s: %w", addr, err))
+		c.mu.Lock()
+		c.next++
+		c.mu.Unlock()
+	}
+	err := errors.Join(errs...)
+	c.fail(err)
+	return nil, err
+}
+
+// Close ends the connection.
+func (c *Client) Close() error { return c.conn.Close() }
+
+// Run keeps a stream to a server until ctx ends.
+func (c *Client) Run(ctx context.Context) error {
+	for wait := minWait; ; {
+		began := c.cfg.Clock.Now()
+		err := c.stream(ctx)
+		if ctx.Err() != nil {
+			return nil
+		}
+		c.fail(err)
+		if c.cfg.Clock.Now().Sub(began) > maxWait {
+			wait = minWait
+		}
+		c.cfg.Logger.Warn("no server: the last snapshot stays in force", "error", err, "retry_in", wait)
+		if c.cfg.Clock.Sleep(ctx, wait/2+rand.N(wait)) != nil {
+			return nil
+		}
+		wait = min(2*wait, maxWait)
+	}
+}
+
+// fail notes why there is no stream. What the dialer said is more than what gRPC
+// makes of it.
+func (c *Client) fail(err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.connected, c.failure = false, err
+}
+
+// State says whether a server is connected, and why not.
+func (c *Client) State() (connected bool, why error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.connected, c.failure
+}
+
+// stream runs one stream to its end.
+func (c *Client) stream(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	s, err := c.conn.NewStream(ctx, &grpc.StreamDesc{ServerStreams: true, ClientStreams: true}, methodConnect)
+	if err != nil {
+		return fromStatus(err)
+	}
+	hello := &Hello{
+		Protocol: Protocol, Version: c.cfg.Version, Capabilities: Capabilities(), Host: c.cfg.Host,
+		Advertise: c.cfg.Advertise, Now: c.cfg.Clock.Now().UTC(),
+	}
+	if err := s.SendMsg(&AgentMessage{Hello: hello}); err != nil {
+		return fromStatus(firstError(s, err))
+	}
+	var m ServerMessage
+	if err := s.RecvMsg(&m); err != nil {
+		return fromStatus(err)
+	}
+	if m.Welcome == nil || m.Update != nil {
+		return fmt.Errorf("%w: the server did not begin with its name and version", ErrMessage)
+	}
+	c.mu.Lock()
+	c.connected, c.failure = true, nil
+	c.mu.Unlock()
+	c.cfg.Logger.Info("connected to the server", "version", m.Welcome.Version)
+	sent := make(chan error, 1)
+	go func() { sent <- c.send(ctx, s) }() // ends with ctx
+	err = c.receive(s)
+	cancel()
+	<-sent
+	return fromStatus(err)
+}
+
+// firstError is why a stream ended: SendMsg says only that it did.
+func firstError(s grpc.ClientStream, err error) error {
+	if got := s.RecvMsg(new(ServerMessage)); got != nil {
+		return got
+	}
+	return err
+}
+
+// receive takes updates until the stream ends.
+func (c *Client) receive(s grpc.ClientStream) error {
+	for {
+		var m ServerMessage
+		if err := s.RecvMsg(&m); err != nil {
+			return err
+		}
+		if m.Update == nil || m.Welcome != nil {
+			return fmt.Errorf("%w: neither an update nor anything else that is known", ErrMessage)
+		}
+		u, err := m.Update.Update()
+		if err != nil {
+			// Refused whole: the last one stays, and the server is told.
+			c.cfg.Logger.Error("snapshot refused", "revision", m.Update.Revision, "error", err)
+			c.refuse(m.Update.Generation, err)
+			continue
+		}
+		c.take(u)
+	}
+}
+
+// take makes u the newest update, under a number of our own: servers count anew
+// when they start.
+func (c *Client) take(u *Update) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.wire = u.Generation
+	next := *u
+	next.Generation = 1
+	if c.update != nil {
+		next.Generation = c.update.Generation + 1
+	}
+	c.update = &next
+	close(c.changed)
+	c.changed = make(chan struct{})
+}
+
+// refuse reports that an update was not taken.
+func (c *Client) refuse(generation uint64, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	r := Report{}
+	if c.report != nil {
+		r = *c.report
+	}
+	r.Generation, r.Fault = generation, err.Error()
+	c.tell(&r)
+}
+
+// tell makes r what is sent next. It requires c.mu.
+func (c *Client) tell(r *Report) {
+	c.report = r
+	close(c.reported)
+	c.reported = make(chan struct{})
+}
+
+// Watch returns the newest update once its generation is above seen.
+func (c *Client) Watch(ctx context.Context, seen uint64) (Update, error) {
+	for {
+		c.mu.Lock()
+		u, changed := c.update, c.changed
+		c.mu.Unlock()
+		if u != nil && u.Generation > seen {
+			return *u, nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return Update{}, ctx.Err()
+		}
+	}
+}
+
+// Report tells the server r, now or once there is one. r's generation is that of an
+// update of Watch.
+func (c *Client) Report(r *Report) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	next := *r
+	if c.update == nil || r.Generation != c.update.Generation {
+		return // it is about an update that is no longer the newest: another follows
+	}
+	next.Generation = c.wire
+	c.tell(&next)
+}
+
+// send sends reports as they come.
+func (c *Client) send(ctx context.Context, s grpc.ClientStream) error {
+	for {
+		c.mu.Lock()
+		r, reported := c.report, c.reported
+		c.mu.Unlock()
+		if r != nil {
+			if err := s.SendMsg(&AgentMessage{Report: r}); err != nil {
+				return err
+			}
+		}
+		select {
+		case <-reported:
+		case <-ctx.Done():
+			return s.CloseSend()
+		}
+	}
+}
+
+// call makes one call within its time.
+func (c *Client) call(ctx context.Context, method string, in, out any) error {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	return fromStatus(c.conn.Invoke(ctx, method, in, out))
+}
+
+// Issue asks for a certificate of id over csr.
+func (c *Client) Issue(ctx context.Context, id identity.ID, csr []byte) ([]*x509.Certificate, error) {
+	var reply IssueReply
+	if err := c.call(ctx, methodIssue, &IssueRequest{ID: id, CSR: csr}, &reply); err != nil {
+		return nil, err
+	}
+	return parseChain(reply.Chain)
+}
+
+// IssueJWT asks for a JWT-SVID of id.
+func (c *Client) IssueJWT(ctx context.Context, id identity.ID, audience []string) (string, time.Time, error) {
+	var reply IssueReply
+	err := c.call(ctx, methodIssueJWT, &IssueRequest{ID: id, Audience: audience}, &reply)
+	return reply.Token, reply.Expires, err
+}
+
+// Cursor implements collect.Sink.
+func (c *Client) Cursor(ctx context.Context, log string) (uint64, error) {
+	var reply CollectReply
+	err := c.call(ctx, methodCursor, &CollectRequest{Log: log}, &reply)
+	return reply.Next, err
+}
+
+// Collect implements collect.Sink.
+func (c *Client) Collect(ctx context.Context, log string, entries []audit.Entry) error {
+	return c.call(ctx, methodCollect, &CollectRequest{Log: log, Entries: entries}, new(CollectReply))
+}

@@ -1,0 +1,213 @@
+package link
+
+import (
+	"crypto"
+	"crypto/x509"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"github.com/parleymesh/parley/internal/audit"
+	"github.com/parleymesh/parley/internal/identity"
+	"github.com/parleymesh/parley/internal/snapshot"
+)
+
+// The methods, as gRPC names them.
+const (
+	JoinService  = "parley.fleet.v1.Join"
+	FleetService = "parley.fleet.v1.Fleet"
+
+	methodJoin     = "/" + JoinService + "/Join"
+	methodConnect  = "/" + FleetService + "/Connect"
+	methodIssue    = "/" + FleetService + "/Issue"
+	methodIssueJWT = "/" + FleetService + "/IssueJWT"
+	methodCursor   = "/" + FleetService + "/Cursor"
+	methodCollect  = "/" + FleetService + "/Collect"
+)
+
+// A JoinRequest uses a join token.
+type JoinRequest struct {
+	Protocol int    `json:"protocol"`
+	Version  string `json:"version"`
+	ID       string `json:"id"`
+	Secret   []byte `json:"secret"`
+	CSR      []byte `json:"csr"` // DER, PKCS #10
+}
+
+// A JoinReply is the agent's first certificate.
+type JoinReply struct {
+	Host   string   `json:"host"`
+	Chain  [][]byte `json:"chain"` // DER, leaf first
+	Bundle *Bundle  `json:"bundle"`
+}
+
+// A Bundle is an identity.Bundle on the wire and on disk.
+type Bundle struct {
+	TrustDomain string            `json:"trust_domain"`
+	Sequence    uint64            `json:"sequence"`
+	Roots       [][]byte          `json:"roots"`    // DER
+	JWTKeys     map[string][]byte `json:"jwt_keys"` // SubjectPublicKeyInfo, by key id
+}
+
+// NewBundle is b on the wire.
+func NewBundle(b *identity.Bundle) (*Bundle, error) {
+	w := &Bundle{TrustDomain: b.TrustDomain.String(), Sequence: b.Sequence, Roots: [][]byte{}, JWTKeys: map[string][]byte{}}
+	for _, r := range b.Roots {
+		w.Roots = append(w.Roots, r.Raw)
+	}
+	for kid, pub := range b.JWTKeys {
+		der, err := x509.MarshalPKIXPublicKey(pub)
+		if err != nil {
+			return nil, fmt.Errorf("bundle of %s: key %s: %w", b.TrustDomain, kid, err)
+		}
+		w.JWTKeys[kid] = der
+	}
+	return w, nil
+}
+
+// Bundle reads w.
+func (w *Bundle) Bundle() (*identity.Bundle, error) {
+	if w == nil {
+		return nil, fmt.Errorf("%w: no bundle", ErrMessage)
+	}
+	td, err := identity.ParseTrustDomain(w.TrustDomain)
+	if err != nil {
+		return nil, err
+	}
+	b := &identity.Bundle{TrustDomain: td, Sequence: w.Sequence, JWTKeys: map[string]crypto.PublicKey{}}
+	if b.Roots, err = parseChain(w.Roots); err != nil {
+		return nil, err
+	}
+	for kid, der := range w.JWTKeys {
+		if b.JWTKeys[kid], err = x509.ParsePKIXPublicKey(der); err != nil {
+			return nil, fmt.Errorf("bundle of %s: key %s: %w", td, kid, err)
+		}
+	}
+	return b, nil
+}
+
+// maxChain bounds the certificates of one list.
+const maxChain = 32
+
+func parseChain(list [][]byte) (chain []*x509.Certificate, err error) {
+	if len(list) > maxChain {
+		return nil, fmt.Errorf("%w: %d certificates", ErrMessage, len(list))
+	}
+	for _, der := range list {
+		c, err := x509.ParseCertificate(der)
+		if err != nil {
+			return nil, fmt.Errorf("%w: %w", ErrMessage, err)
+		}
+		chain = append(chain, c)
+	}
+	return chain, nil
+}
+
+// RawChain is chain on the wire.
+func RawChain(chain []*x509.Certificate) [][]byte {
+	out := make([][]byte, len(chain))
+	for i, c := range chain {
+		out[i] = c.Raw
+	}
+	return out
+}
+
+// An AgentMessage is one message of an agent's stream: exactly one field is set,
+// and the first message is a Hello.
+type AgentMessage struct {
+	Hello  *Hello  `json:"hello,omitempty"`
+	Report *Report `json:"report,omitempty"`
+}
+
+// A ServerMessage is one message of a server's stream: exactly one field is set,
+// and the first message is a Welcome.
+type ServerMessage struct {
+	Welcome *Hello      `json:"welcome,omitempty"`
+	Update  *WireUpdate `json:"update,omitempty"`
+}
+
+// A Hello is what each side says of itself before anything else.
+type Hello struct {
+	Protocol     int      `json:"protocol"`
+	Version      string   `json:"version"`
+	Capabilities []string `json:"capabilities"`
+	// Host is the agent's, to be held against its certificate.
+	Host string `json:"host,omitempty"`
+	// Advertise is where the agent says that its host is reached, an IP address;
+	// empty for the address that the server sees.
+	Advertise string `json:"advertise,omitempty"`
+	// Now is the sender's clock.
+	Now time.Time `json:"now"`
+}
+
+// A WireUpdate is an Update on the wire and on disk. The snapshot is read by
+// itself, so that one that is not understood can be refused by its generation.
+type WireUpdate struct {
+	Generation uint64          `json:"generation"`
+	Revision   int64           `json:"revision"`
+	Needs      []string        `json:"needs"`
+	Snapshot   json.RawMessage `json:"snapshot"`
+	Bundle     *Bundle         `json:"bundle"`
+	Banned     []identity.ID   `json:"banned"`
+}
+
+// NewWireUpdate is u on the wire.
+func NewWireUpdate(u *Update) (*WireUpdate, error) {
+	snap, err := snapshot.Encode(u.Snapshot)
+	if err != nil {
+		return nil, err
+	}
+	bundle, err := NewBundle(u.Bundle)
+	if err != nil {
+		return nil, err
+	}
+	return &WireUpdate{
+		Generation: u.Generation, Revision: u.Snapshot.Revision, Needs: Needs(u.Snapshot),
+		Snapshot: snap, Bundle: bundle, Banned: append([]identity.ID{}, u.Banned...),
+	}, nil
+}
+
+// Update reads w, all of it or nothing.
+func (w *WireUpdate) Update() (*Update, error) {
+	if missing := Lacks(Capabilities(), w.Needs); len(missing) > 0 {
+		return nil, fmt.Errorf("%w: revision %d needs %q, which this agent does not have", ErrMessage, w.Revision, missing)
+	}
+	snap, err := snapshot.Decode(w.Snapshot)
+	if err != nil {
+		return nil, err
+	}
+	bundle, err := w.Bundle.Bundle()
+	if err != nil {
+		return nil, err
+	}
+	if bundle.TrustDomain != snap.TrustDomain || snap.Revision != w.Revision {
+		return nil, fmt.Errorf("%w: bundle and snapshot do not belong together", ErrMessage)
+	}
+	return &Update{Generation: w.Generation, Snapshot: snap, Bundle: bundle, Banned: w.Banned}, nil
+}
+
+// An IssueRequest asks for a certificate, or with an audience for a token, of ID.
+type IssueRequest struct {
+	ID       identity.ID `json:"id"`
+	CSR      []byte      `json:"csr,omitempty"`
+	Audience []string    `json:"audience,omitempty"`
+}
+
+// An IssueReply is what was issued.
+type IssueReply struct {
+	Chain   [][]byte  `json:"chain,omitempty"`
+	Token   string    `json:"token,omitempty"`
+	Expires time.Time `json:"expires,omitzero"`
+}
+
+// A CollectRequest hands over entries of a log; without entries it asks how many
+// there are.
+type CollectRequest struct {
+	Log     string        `json:"log"`
+	Entries []audit.Entry `json:"entries,omitempty"`
+}
+
+// A CollectReply is the index that comes next.
+type CollectReply struct {
+	Next uint64 `json:"next"`
+}

@@ -1,0 +1,136 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"reflect"
+	"time"
+
+	"github.com/parleymesh/parley/internal/enrol/renew"
+	"github.com/parleymesh/parley/internal/fault"
+	"github.com/parleymesh/parley/internal/fleet/link"
+	"github.com/parleymesh/parley/internal/identity"
+	"github.com/parleymesh/parley/internal/proxy"
+	"github.com/parleymesh/parley/internal/snapshot"
+)
+
+// reportEvery is how long something that changed by itself, such as a listener
+// that opened at last, may go unreported.
+const reportEvery = 2 * time.Second
+
+// reporting tells the control plane what runs here, whenever that changes.
+func (a *Agent) reporting(ctx context.Context) error {
+	for {
+		applied, changed := a.applied.wait(), a.changed.wait()
+		a.Tell()
+		tick, done := context.WithCancel(ctx)
+		go func() {
+			select {
+			case <-applied:
+			case <-changed:
+			case <-tick.Done():
+			}
+			done()
+		}()
+		_ = a.cfg.Clock.Sleep(tick, reportEvery) // an early end is what it waits for
+		done()
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+	}
+}
+
+// Tell reports what runs here now, if that is another thing than was told last.
+func (a *Agent) Tell() {
+	a.telling.Lock()
+	defer a.telling.Unlock()
+	if r := a.report(); r != nil && !reflect.DeepEqual(r, a.told) {
+		a.cfg.Control.Report(r)
+		a.told = r
+	}
+}
+
+// report is what runs here now, nil before the first update.
+func (a *Agent) report() *link.Report {
+	a.mu.Lock()
+	u, failure := a.current.Load(), a.failure
+	a.mu.Unlock()
+	if u == nil {
+		return nil
+	}
+	r := &link.Report{Generation: u.Generation, Revision: u.Snapshot.Revision}
+	if failure != nil {
+		r.Fault = words(failure)
+	}
+	if err := a.Delivery(); err != nil {
+		r.Delivery = words(err)
+	}
+	for _, s := range u.Snapshot.Services {
+		r.Services = append(r.Services, a.credentialReport(s.Name, s.ID))
+	}
+	for _, g := range u.Snapshot.Gateways {
+		r.Services = append(r.Services, a.credentialReport(g.Name, g.ID))
+	}
+	open := map[string]bool{}
+	for _, l := range a.proxy.Status() {
+		lr := link.ListenerReport{Name: l.Name, Address: l.Address, Protocol: l.Protocol, State: link.OK}
+		switch {
+		case l.Error != nil:
+			lr.State, lr.Note = link.Failed, words(l.Error)
+		case l.State != proxy.Open:
+			lr.State, lr.Note = link.Waiting, string(l.State)
+		default:
+			open[l.Name] = true
+		}
+		r.Listeners = append(r.Listeners, lr)
+	}
+	for _, f := range a.Findings() {
+		r.Findings = append(r.Findings, link.FindingReport{Code: f.Code, Message: f.Message, Help: f.Help})
+	}
+	r.Endpoints = a.endpoints(u.Snapshot, open)
+	return r
+}
+
+// words are err as a person is told of it elsewhere.
+func words(err error) string {
+	if known := fault.All(err); len(known) > 0 {
+		return known[0].Error()
+	}
+	return err.Error()
+}
+
+func (a *Agent) credentialReport(name string, id identity.ID) link.ServiceReport {
+	r := link.ServiceReport{Name: name, ID: id, State: link.OK}
+	c, renews, err := a.Credential(id)
+	switch {
+	case errors.Is(err, renew.ErrEnded):
+		r.State, r.Note, r.RenewsAt = link.Failed, "the last certificate has ended and none followed", renews
+	case err != nil:
+		r.State, r.Note = link.Waiting, "no certificate yet"
+	default:
+		r.Serial, r.NotAfter, r.RenewsAt = c.Serial(), c.NotAfter(), renews
+	}
+	return r
+}
+
+// endpoints are the services that can be called here: their listener is open, and
+// they have a certificate to show.
+func (a *Agent) endpoints(s *snapshot.Snapshot, open map[string]bool) (all []link.Endpoint) {
+	for _, svc := range s.Services {
+		if svc.Inbound == nil || !open[svc.Name+".inbound"] {
+			continue
+		}
+		if _, _, err := a.Credential(svc.ID); err == nil {
+			all = append(all, link.Endpoint{Service: svc.Name, Address: wildcard(svc.Inbound.Listen)})
+		}
+	}
+	return all
+}
+
+// wildcard is a listener's address with an IP address in every case.
+func wildcard(listen string) string {
+	if len(listen) > 0 && listen[0] == ':' {
+		return "0.0.0.0" + listen
+	}
+	return listen
+}

@@ -1,0 +1,141 @@
+package server
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/parleymesh/parley/internal/audit"
+	"github.com/parleymesh/parley/internal/enrol"
+	"github.com/parleymesh/parley/internal/enrol/renew"
+	"github.com/parleymesh/parley/internal/fault"
+	"github.com/parleymesh/parley/internal/fleet"
+	"github.com/parleymesh/parley/internal/fleet/link"
+	"github.com/parleymesh/parley/internal/identity"
+	"github.com/parleymesh/parley/internal/mtls"
+	"github.com/parleymesh/parley/internal/snapshot"
+)
+
+// A door is where agents and administrators of other hosts come in.
+type door struct {
+	server    *Server
+	addresses []string // as join tokens name them
+	listener  net.Listener
+	keeper    *renew.Keeper
+	trust     atomic.Pointer[identity.Trust]
+	conns     mtls.Conns
+	fleet     *fleet.Server
+	agents    net.Listener
+	joins     net.Listener
+	admins    net.Listener
+}
+
+// Listen opens the address where agents connect, and later Serve serves them.
+// advertise are the addresses, host:port, by which they find it.
+func (s *Server) Listen(listen string, advertise []string) error {
+	l, err := net.Listen("tcp", listen)
+	if err != nil {
+		return listenFault(err, listen)
+	}
+	id, err := identity.ServerID(s.cfg.TrustDomain)
+	if err != nil {
+		return errors.Join(err, l.Close())
+	}
+	d := &door{server: s, addresses: advertise, listener: l}
+	d.trust.Store(&identity.Trust{Bundles: map[identity.TrustDomain]*identity.Bundle{s.cfg.TrustDomain: s.authority.Bundle()}})
+	d.keeper = renew.New(renew.Config{
+		ID: id, Issuer: ownIssuer{s}, Trust: d.trust.Load, Clock: s.cfg.Clock, Logger: s.cfg.Logger,
+	})
+	d.fleet = fleet.NewServer(fleet.ServerConfig{Fleet: s.fleet, Trust: d.trust.Load})
+	front := mtls.NewListener(l, mtls.Control(d.keeper, s.authority.Root(), s.cfg.Clock), mtls.ListenerConfig{Clock: s.cfg.Clock, Conns: &d.conns})
+	parts := mtls.Split(front, []string{mtls.Fleet}, []string{mtls.Join}, []string{mtls.HTTP2, mtls.HTTP1})
+	d.agents, d.joins, d.admins = parts[0], parts[1], parts[2]
+	s.door = d
+	return nil
+}
+
+// Address is where agents connect, as it was opened; nil without Listen.
+func (s *Server) Address() net.Addr {
+	if s.door == nil {
+		return nil
+	}
+	return s.door.listener.Addr()
+}
+
+// Serve serves agents until ctx ends. Without Listen it waits for that.
+func (s *Server) Serve(ctx context.Context) error {
+	d := s.door
+	if d == nil {
+		<-ctx.Done()
+		return nil
+	}
+	go func() { _ = d.keeper.Run(ctx) }() // ends with ctx
+	stop := context.AfterFunc(ctx, d.fleet.Stop)
+	defer stop()
+	err := d.fleet.Serve(d.agents, d.joins)
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+// publish makes the hosts of snap those whose agents may connect, and cuts off the
+// others.
+func (d *door) publish(snap *snapshot.Snapshot) {
+	old := d.trust.Load()
+	next := &identity.Trust{Epoch: old.Epoch + 1, Bundles: old.Bundles, Members: map[identity.ID]bool{}, Banned: old.Banned}
+	for _, h := range snap.Hosts {
+		next.Members[h.ID] = true
+	}
+	d.trust.Store(next)
+	d.conns.CloseRefused(next)
+}
+
+// ownIssuer signs the server's own certificate: no agent can ask for its ID, which
+// no revision names.
+type ownIssuer struct{ s *Server }
+
+// Issue implements renew.Issuer.
+func (o ownIssuer) Issue(ctx context.Context, id identity.ID, csr []byte) ([]*x509.Certificate, error) {
+	return o.s.registrar.IssueServer(ctx, id, csr)
+}
+
+// A JoinToken is a right to join and the word that carries it.
+type JoinToken struct {
+	enrol.Join
+	Token link.Token
+}
+
+// NewJoin makes a join token for host, good for ttl.
+func (s *Server) NewJoin(ctx context.Context, host string, ttl time.Duration, actor *audit.Actor) (*JoinToken, error) {
+	if s.door == nil || len(s.door.addresses) == 0 {
+		return nil, fault.New(fault.NotFound, "start it with an address: parley server --listen :7443 --advertise HOST:7443",
+			"this server listens for no other host")
+	}
+	j, err := s.registrar.NewJoin(ctx, host, ttl, actor)
+	if err != nil {
+		return nil, err
+	}
+	return &JoinToken{Join: j, Token: link.Token{
+		Addresses: s.door.addresses, TrustDomain: s.cfg.TrustDomain, Pin: mtls.PinOf(s.authority.Root()),
+		ID: j.ID, Secret: j.Secret, Host: j.Host, Expires: j.Expires,
+	}}, nil
+}
+
+func listenFault(err error, addr string) error {
+	var errno syscall.Errno
+	if errors.As(err, &errno) {
+		err = errno
+	}
+	_, port, _ := net.SplitHostPort(addr)
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return fault.New(fault.PortOccupied, fmt.Sprintf("see who has it: ss -ltnp 'sport = :%s', or choose another: --listen :PORT", port),
+			"another process listens on %s, where agents are to connect", addr)
+	}
+	return fault.Wrap(err, fault.PortForbidden, "choose an address of this host: ip -brief address", "agents cannot connect to %s", addr)
+}
