@@ -23,6 +23,12 @@ func needs(s *api.Status) []need {
 			list = append(list, need{stateMarks[st], fmt.Sprintf("%s %s is %s%s", kind, name, st, noted(note)), ""})
 		}
 	}
+	for _, h := range s.Hosts {
+		state(h.State, "host", h.Name, h.Note)
+	}
+	for _, b := range s.Bans {
+		list = append(list, need{term.Look, b.ID + " is banned" + noted(b.Reason), "let it in again:  parley unban " + b.ID})
+	}
 	for _, v := range s.Services {
 		state(v.State, "service", v.Name, v.Note)
 	}

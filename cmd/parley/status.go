@@ -45,6 +45,7 @@ func (a *app) writeStatus(s *api.Status) {
 	head := fmt.Sprintf("%s   %s   %s", s.TrustDomain, term.Count(len(s.Services), "service"), orNone(s))
 	t.Printf("%s   up %s\n\n", t.Paint(term.Strong, head), term.Span(s.Now.Sub(s.Since)))
 	a.writeEdges(s)
+	a.writeHosts(s)
 	if a.flags.output == "wide" {
 		a.writeServices(s)
 		a.writeListeners(s)
@@ -163,6 +164,23 @@ func ends(at, now time.Time) string {
 		return "none"
 	}
 	return "ends " + term.Relative(at, now)
+}
+
+// writeHosts shows the hosts of a mesh that names any.
+func (a *app) writeHosts(s *api.Status) {
+	if len(s.Hosts) == 0 {
+		return
+	}
+	tab := &term.Table{Columns: []term.Column{{}, {Title: "HOST"}, {Title: "REVISION", Right: true}, {Title: "ADDRESS", Drop: 2}, {Title: "VERSION", Drop: 3}, {Title: "NOTE", Min: 24, Drop: 1}}}
+	for _, h := range s.Hosts {
+		note := h.Note
+		if note == "" {
+			note = "connected " + term.Relative(h.Since, s.Now)
+		}
+		tab.Row(stateMarks[h.State], h.Name, term.Number(h.Revision), h.Address, h.Version, note)
+	}
+	a.term.Table(tab)
+	a.term.Printf("\n")
 }
 
 func (a *app) writeListeners(s *api.Status) {

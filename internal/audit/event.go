@@ -51,6 +51,8 @@ const (
 	AgentConnected   Action = "agent.connected" // an agent's stream began
 	AgentLost        Action = "agent.lost"      // and ended
 	AgentRefused     Action = "agent.refused"   // a snapshot or its agent was not accepted
+	IdentityBanned   Action = "identity.banned"
+	IdentityUnbanned Action = "identity.unbanned"
 	AdminRefused     Action = "admin.refused"   // the admin API refused a caller
 	ServerStarted    Action = "server.started"  // start of a process, with its version
 	AgentStarted     Action = "agent.started"   //

@@ -14,6 +14,7 @@ import (
 	"github.com/parleymesh/parley/internal/clock"
 	"github.com/parleymesh/parley/internal/control"
 	"github.com/parleymesh/parley/internal/control/api"
+	"github.com/parleymesh/parley/internal/fault"
 	"github.com/parleymesh/parley/internal/identity"
 	"github.com/parleymesh/parley/internal/policy"
 	"github.com/parleymesh/parley/internal/snapshot"
@@ -25,6 +26,8 @@ type memory struct {
 	mu     sync.Mutex // guards the rest
 	revs   []*control.Revision
 	keys   []control.Key
+	bans   []control.Ban
+	joins  int
 	events []control.StoredEvent
 	fail   error // of every mutation, while it is set
 	// filtered counts the searches for one action.
@@ -135,6 +138,50 @@ func (m *memory) RevokeKey(_ context.Context, id string, at time.Time, e *audit.
 	return nil
 }
 
+func (m *memory) Ban(_ context.Context, b control.Ban, e *audit.Event) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if slices.ContainsFunc(m.bans, func(x control.Ban) bool { return x.ID == b.ID }) {
+		return fmt.Errorf("ban: %w", control.ErrConflict)
+	}
+	if err := m.append(e); err != nil {
+		return err
+	}
+	m.bans = append(m.bans, b)
+	return nil
+}
+
+func (m *memory) Unban(_ context.Context, id identity.ID, e *audit.Event) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	i := slices.IndexFunc(m.bans, func(x control.Ban) bool { return x.ID == id })
+	if i < 0 {
+		return fmt.Errorf("unban: %w", control.ErrNotFound)
+	}
+	if err := m.append(e); err != nil {
+		return err
+	}
+	m.bans = slices.Delete(m.bans, i, i+1)
+	return nil
+}
+
+func (m *memory) Bans(context.Context) ([]control.Ban, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.Clone(m.bans), nil
+}
+
+// NewJoin knows one host.
+func (m *memory) NewJoin(_ context.Context, host string, ttl time.Duration, actor *audit.Actor) (string, time.Time, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if host != "web1" || actor == nil {
+		return "", time.Time{}, fault.New(fault.NotFound, "add it", "no host %q", host)
+	}
+	m.joins++
+	return "parley_join_x", start.Add(ttl), nil
+}
+
 func (m *memory) Keys(context.Context) ([]control.Key, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -230,6 +277,16 @@ type runtime struct {
 	prepare, refuse error
 	panics          bool
 	bundle          *identity.Bundle
+	banned          []identity.ID
+	behind          []control.Confirmation
+}
+
+// Ban keeps who is banned, and answers what it was told to.
+func (r *runtime) Ban(_ context.Context, banned []identity.ID) []control.Confirmation {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.banned = banned
+	return r.behind
 }
 
 func (r *runtime) Status(context.Context) (control.RuntimeStatus, error) {

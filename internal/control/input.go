@@ -41,6 +41,10 @@ func input(pattern string) (query, body any) {
 		return nil, &api.RollbackRequest{}
 	case "POST /v1/keys":
 		return nil, &api.KeyRequest{}
+	case "POST /v1/bans":
+		return nil, &api.BanRequest{}
+	case "DELETE /v1/bans":
+		return &api.DeleteBanParams{}, nil
 	case "POST /v1/join-tokens":
 		return nil, &api.JoinTokenRequest{}
 	}

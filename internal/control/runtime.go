@@ -27,6 +27,9 @@ type Runtime interface {
 	// Publish makes s what runs. An error says what of it does not run yet; s is
 	// the desired state all the same.
 	Publish(ctx context.Context, s *snapshot.Snapshot) error
+	// Ban makes banned, all of them, the identities that take no part, and says
+	// where that is in force. It waits for hosts that are connected, briefly.
+	Ban(ctx context.Context, banned []identity.ID) []Confirmation
 	// Bundle is what the trust domain trusts.
 	Bundle() *identity.Bundle
 }

@@ -58,7 +58,7 @@ func newServer(t testing.TB) *house {
 	}
 	h := &house{memory: &memory{}, runtime: &runtime{}}
 	h.server = control.New(control.Config{
-		TrustDomain: td, Revisions: h.memory, Keys: h.memory, Events: h.memory, Certificates: h.memory, Collector: h.runtime, Runtime: h.runtime,
+		TrustDomain: td, Revisions: h.memory, Keys: h.memory, Bans: h.memory, Hosts: h.memory, Events: h.memory, Certificates: h.memory, Collector: h.runtime, Runtime: h.runtime,
 		Version: api.Version{Version: "0.1.0", GoVersion: "go1.26", API: 1}, Host: "h1", Clock: hurried{}, Logger: slog.New(slog.DiscardHandler),
 	})
 	return h

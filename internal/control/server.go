@@ -32,6 +32,7 @@ type Config struct {
 	TrustDomain  identity.TrustDomain
 	Revisions    Revisions
 	Keys         Keys
+	Bans         Bans
 	Events       Events
 	Certificates Certificates
 	Collector    Collector

@@ -25,6 +25,10 @@ func (o operations) GetStatus(ctx context.Context, _ api.GetStatusRequestObject)
 	if err != nil {
 		return nil, err
 	}
+	bans, err := o.bans(ctx)
+	if err != nil {
+		return nil, err
+	}
 	var file *mesh.File
 	found := slices.Clone(run.Findings) // not to append to the runtime's own
 	if head.Number > 0 {
@@ -45,7 +49,7 @@ func (o operations) GetStatus(ctx context.Context, _ api.GetStatusRequestObject)
 		Version: o.cfg.Version.Version, Now: o.cfg.Clock.Now().UTC(), Since: run.Since.UTC(),
 		TrustDomain: o.cfg.TrustDomain.String(), Revision: run.Revision,
 		Applied: head.Applied.UTC(), AppliedBy: head.Actor,
-		CA: list(run.CA), Services: list(run.Services), Gateways: list(run.Gateways), Listeners: list(run.Listeners), Hosts: run.Hosts,
+		CA: list(run.CA), Services: list(run.Services), Gateways: list(run.Gateways), Listeners: list(run.Listeners), Hosts: run.Hosts, Bans: bans,
 		Edges: edges(file, run.Edges), EdgesPeriod: int64(EdgesPeriod / time.Second),
 		Audit: run.Audit, Findings: list(found[:min(len(found), maxFindings)]),
 	}, nil

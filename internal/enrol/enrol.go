@@ -50,6 +50,7 @@ type Config struct {
 type Registrar struct {
 	cfg      Config
 	subjects atomic.Pointer[map[identity.ID]Subject]
+	banned   atomic.Pointer[map[identity.ID]bool]
 	joins    audit.Throttle[string] // refused joins, by reason
 }
 
@@ -71,6 +72,15 @@ func (r *Registrar) SetSubjects(subjects []Subject) {
 		next[s.ID] = s.clone()
 	}
 	r.subjects.Store(&next)
+}
+
+// SetBanned replaces who may not be issued to, whatever the revision says.
+func (r *Registrar) SetBanned(banned []identity.ID) {
+	next := make(map[identity.ID]bool, len(banned))
+	for _, id := range banned {
+		next[id] = true
+	}
+	r.banned.Store(&next)
 }
 
 // Bundle is what verifies everything that is issued.

@@ -25,6 +25,8 @@ func (r *Registrar) decide(host string, id identity.ID) (p Permission, reason st
 	case !ok || id.IsZero():
 		return Permission{}, reasonUnknown, fault.New(fault.NotSubject, "parley status",
 			"%q is no service or gateway of the current revision", id)
+	case r.isBanned(id):
+		return Permission{}, reasonBanned, fault.New(fault.NotSubject, "see who is, and why: parley ban", "%q is banned", id)
 	case !s.allows(host):
 		return Permission{}, reasonHost, fault.New(fault.NotSubject, "add the host to runs_on of "+id.Name()+", if it is to run there",
 			"%q does not run on host %q", id, host)
@@ -35,7 +37,12 @@ func (r *Registrar) decide(host string, id identity.ID) (p Permission, reason st
 // holds says whether p would still be given, with the same names and life.
 func (r *Registrar) holds(p Permission) bool {
 	s, ok := (*r.subjects.Load())[p.subject.ID]
-	return ok && s.equal(p.subject)
+	return ok && s.equal(p.subject) && !r.isBanned(p.subject.ID)
+}
+
+func (r *Registrar) isBanned(id identity.ID) bool {
+	banned := r.banned.Load()
+	return banned != nil && (*banned)[id]
 }
 
 func (r *Registrar) signX509(p Permission, pub crypto.PublicKey) ([]*x509.Certificate, error) {

@@ -14,6 +14,7 @@ import (
 // The reason codes of a refusal.
 const (
 	reasonUnknown  = "not_in_revision"  // the revision does not name the identity
+	reasonBanned   = "identity_banned"  // the identity is banned
 	reasonHost     = "not_on_host"      // it does not run on the host that asks
 	reasonRequest  = "request_invalid"  // the certificate request
 	reasonAudience = "audience_invalid" // of a JWT-SVID

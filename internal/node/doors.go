@@ -24,7 +24,7 @@ func openDoors(cfg Config, srv *server.Server, rt *runtime, registry *metric.Reg
 		return nil, err
 	}
 	admin := control.New(control.Config{
-		TrustDomain: srv.Bundle().TrustDomain, Revisions: srv.Store(), Keys: srv.Store(), Events: evidence{srv.Store(), rt.node.agent}, Certificates: rt, Collector: rt,
+		TrustDomain: srv.Bundle().TrustDomain, Revisions: srv.Store(), Keys: srv.Store(), Bans: srv.Store(), Events: evidence{srv.Store(), rt.node.agent}, Certificates: rt, Collector: rt,
 		Runtime: rt, Hosts: hosts{srv}, Version: cfg.Version, Host: cfg.Host, Clock: cfg.Clock, Logger: cfg.Logger,
 	})
 	doors := []door{{l, admin}}

@@ -1,10 +1,13 @@
 package node_test
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -30,12 +33,17 @@ services:
   web:
     runs_on: [a]
     runs_as: {exe: %[1]s}
-    calls: [{to: site, listen: %[2]q}]
+    calls: [{to: site, listen: %[2]q}, {to: lines, listen: %[5]q}]
   site:
     runs_on: [b]
     runs_as: {exe: /nobody/there}
     inbound: {listen: ":%[3]s", app: %[4]q}
     allow: [{from: [web], methods: [GET]}]
+  lines:
+    runs_on: [b]
+    runs_as: {exe: /nobody/there}
+    inbound: {listen: ":%[6]s", app: %[7]q, protocol: tcp}
+    allow: [{from: [web]}]
 `
 
 // A fleet is a server and its agents, in one process and joined by real TLS.
@@ -44,6 +52,7 @@ type fleet struct {
 	cfg  node.Config
 	text string
 	out  string // web's way to site
+	tcp  string // and to lines
 }
 
 func startFleet(t *testing.T) *fleet {
@@ -54,8 +63,8 @@ func startFleet(t *testing.T) *fleet {
 	}
 	site := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "the site") }))
 	t.Cleanup(site.Close)
-	f := &fleet{out: freeAddr(t)}
-	f.text = fmt.Sprintf(twoHosts, self, f.out, freePort(t), site.Listener.Addr())
+	f := &fleet{out: freeAddr(t), tcp: freeAddr(t)}
+	f.text = fmt.Sprintf(twoHosts, self, f.out, freePort(t), site.Listener.Addr(), f.tcp, freePort(t), echoLines(t))
 	dir := shortDir(t)
 	addr := freeAddr(t)
 	f.cfg = node.Config{
@@ -189,6 +198,7 @@ func TestHostLeavesAndComesBack(t *testing.T) {
 	without := strings.Replace(f.text, "hosts: {a: {}, b: {}}", "hosts: {b: {}}", 1)
 	without = strings.Replace(without, "runs_on: [a]", "runs_on: [b]", 1)
 	without = strings.Replace(without, f.out, freeAddr(t), 1) // here both hosts are one machine
+	without = strings.Replace(without, f.tcp, freeAddr(t), 1)
 	f.apply(without)
 	f.state("a", "")
 	f.apply(f.text)
@@ -312,4 +322,122 @@ func redirect(t *testing.T, token, addr string) string {
 	}
 	parsed.Addresses = []string{addr}
 	return parsed.String()
+}
+
+// line sends a line over an open connection to lines and wants it back.
+func line(c net.Conn, in *bufio.Reader) error {
+	_ = c.SetDeadline(time.Now().Add(5 * time.Second))
+	if _, err := io.WriteString(c, "hello\n"); err != nil {
+		return err
+	}
+	got, err := in.ReadString('\n')
+	if err == nil && got != "hello\n" {
+		err = fmt.Errorf("got %q", got)
+	}
+	return err
+}
+
+// stream is an open connection to lines that works.
+func (f *fleet) stream() (net.Conn, *bufio.Reader) {
+	f.t.Helper()
+	var last error
+	for range 100 {
+		c, err := net.Dial("tcp", f.tcp)
+		if err != nil {
+			f.t.Fatal(err)
+		}
+		in := bufio.NewReader(c)
+		if last = line(c, in); last == nil {
+			f.t.Cleanup(func() { c.Close() })
+			return c, in
+		}
+		c.Close()
+		time.Sleep(100 * time.Millisecond)
+	}
+	f.t.Fatal(last)
+	return nil, nil
+}
+
+// confirmed wants a ban or its end confirmed by both hosts.
+func (f *fleet) confirmed(r *api.BanResult, err error) {
+	f.t.Helper()
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	for _, h := range r.Hosts {
+		if !h.Confirmed {
+			f.t.Errorf("not in force on %s: %s", h.Name, h.Note)
+		}
+	}
+	if len(r.Hosts) != 2 {
+		f.t.Errorf("hosts: %+v", r.Hosts)
+	}
+}
+
+// A ban cuts what is open, within a second, on both hosts, whichever end is
+// banned; it outlives every process, and ends without a restart.
+func TestBan(t *testing.T) {
+	t.Parallel()
+	for _, banned := range []string{"web", "lines"} {
+		t.Run(banned, func(t *testing.T) {
+			t.Parallel()
+			f := startFleet(t)
+			dirA, dirB := shortDir(t), shortDir(t)
+			a := host(t, hostConfig(t, dirA, f.token("a")))
+			b := host(t, hostConfig(t, dirB, f.token("b")))
+			c, in := f.stream()
+			began := time.Now()
+			f.confirmed(f.api.Ban(t.Context(), api.BanRequest{Identity: banned, Reason: "test"}))
+			_ = c.SetReadDeadline(time.Now().Add(5 * time.Second))
+			if _, err := in.ReadByte(); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+				t.Fatalf("the connection lives on: %v", err)
+			}
+			if d := time.Since(began); d > time.Second {
+				t.Errorf("cut after %s", d)
+			}
+			refused := func(what string) {
+				t.Helper()
+				for range 3 {
+					c, err := net.Dial("tcp", f.tcp)
+					if err == nil {
+						if err = line(c, bufio.NewReader(c)); err == nil {
+							t.Fatalf("%s: served although it is banned", what)
+						}
+						c.Close()
+					}
+				}
+			}
+			refused("at once")
+			halt(t, a)
+			halt(t, b)
+			halt(t, f.Node)
+			a, b = host(t, hostConfig(t, dirA, "")), host(t, hostConfig(t, dirB, ""))
+			time.Sleep(500 * time.Millisecond)
+			refused("after agents started without a server")
+			f.mesh = startWith(t, f.cfg)
+			f.state("a", api.StateOK)
+			f.state("b", api.StateOK)
+			refused("after everything started anew")
+			f.confirmed(f.api.Unban(t.Context(), banned))
+			f.stream()
+			_, _ = a, b
+		})
+	}
+}
+
+// An agent whose host is banned is cut off, and gets nothing any more.
+func TestBanOfHost(t *testing.T) {
+	t.Parallel()
+	f := startFleet(t)
+	host(t, hostConfig(t, shortDir(t), f.token("a")))
+	host(t, hostConfig(t, shortDir(t), f.token("b")))
+	f.wants("at first", "GET", 200)
+	if _, err := f.api.Ban(t.Context(), api.BanRequest{Identity: "host/a"}); err != nil {
+		t.Fatal(err)
+	}
+	f.state("a", api.StateFailed)
+	if _, err := f.api.Unban(t.Context(), "host/a"); err != nil {
+		t.Fatal(err)
+	}
+	f.state("a", api.StateOK)
 }

@@ -55,6 +55,28 @@ func (r *runtime) Publish(ctx context.Context, s *snapshot.Snapshot) error {
 	return behind(r.node.server.Fleet().Wait(ctx, generation))
 }
 
+// banTime bounds how long a ban waits for agents to confirm it.
+const banTime = 3 * time.Second
+
+// Ban implements control.Runtime.
+func (r *runtime) Ban(ctx context.Context, banned []identity.ID) (out []control.Confirmation) {
+	ctx, done := context.WithTimeout(context.WithoutCancel(ctx), banTime)
+	defer done()
+	fleet := r.node.server.Fleet()
+	missing := fleet.Wait(ctx, r.node.server.Ban(banned))
+	for _, h := range fleet.Hosts() {
+		c := control.Confirmation{Host: h.Name, Confirmed: h.Connected}
+		if !h.Connected {
+			c.Note = "it is not connected, and hears of it when it comes back"
+		}
+		if why, ok := missing[h.Name]; ok {
+			c.Confirmed, c.Note = false, why
+		}
+		out = append(out, c)
+	}
+	return out
+}
+
 // behind says which hosts do not run what was published.
 func behind(hosts map[string]string) error {
 	var faults fault.List

@@ -26,6 +26,7 @@ import (
 var (
 	_ control.Revisions = (*Store)(nil)
 	_ control.Keys      = (*Store)(nil)
+	_ control.Bans      = (*Store)(nil)
 	_ control.Events    = (*Store)(nil)
 	_ enrol.Registry    = (*Store)(nil)
 	_ enrol.Joins       = (*Store)(nil)

@@ -75,6 +75,23 @@ func (c *Client) RevokeKey(ctx context.Context, id string) error {
 	return err
 }
 
+// Bans are the identities that take no part.
+func (c *Client) Bans(ctx context.Context) (*BanList, error) {
+	return decode[BanList](c, ctx, func(ctx context.Context) (*http.Response, error) { return c.requests.ListBans(ctx) })
+}
+
+// Ban cuts an identity off.
+func (c *Client) Ban(ctx context.Context, r BanRequest) (*BanResult, error) {
+	return decode[BanResult](c, ctx, func(ctx context.Context) (*http.Response, error) { return c.requests.CreateBan(ctx, r) })
+}
+
+// Unban lets a banned identity take part again.
+func (c *Client) Unban(ctx context.Context, identity string) (*BanResult, error) {
+	return decode[BanResult](c, ctx, func(ctx context.Context) (*http.Response, error) {
+		return c.requests.DeleteBan(ctx, &DeleteBanParams{Identity: identity})
+	})
+}
+
 // CreateJoinToken makes a token by which one host joins. It is nowhere else.
 func (c *Client) CreateJoinToken(ctx context.Context, r JoinTokenRequest) (*JoinToken, error) {
 	return decode[JoinToken](c, ctx, func(ctx context.Context) (*http.Response, error) { return c.requests.CreateJoinToken(ctx, r) })

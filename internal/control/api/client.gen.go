@@ -111,6 +111,38 @@ type ClientInterface interface {
 	// Corresponds with POST /v1/audit/verify (the `VerifyAudit` operationId).
 	VerifyAudit(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
 
+	// DeleteBan Let a banned identity take part again
+	//
+	// Corresponds with DELETE /v1/bans (the `DeleteBan` operationId).
+	DeleteBan(ctx context.Context, params *DeleteBanParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ListBans The identities that take no part, in order
+	//
+	// Corresponds with GET /v1/bans (the `ListBans` operationId).
+	ListBans(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// CreateBanWithBody Cut an identity off, now, everywhere, live connections too
+	//
+	// It is recorded and then told to every agent that is connected; the answer
+	// names those that have not confirmed it. One that is not connected hears of
+	// it first when it comes back.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /v1/bans (the `CreateBan` operationId).
+	CreateBanWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// CreateBan Cut an identity off, now, everywhere, live connections too
+	//
+	// It is recorded and then told to every agent that is connected; the answer
+	// names those that have not confirmed it. One that is not connected hears of
+	// it first when it comes back.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /v1/bans (the `CreateBan` operationId).
+	CreateBan(ctx context.Context, body CreateBanJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
 	// GetBundle The root certificates of the trust domain
 	//
 	// Corresponds with GET /v1/bundle (the `GetBundle` operationId).
@@ -287,6 +319,78 @@ func (c *Requests) TailEvents(ctx context.Context, params *TailEventsParams, req
 // Corresponds with POST /v1/audit/verify (the `VerifyAudit` operationId).
 func (c *Requests) VerifyAudit(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewVerifyAuditRequest(c.Server)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// DeleteBan Let a banned identity take part again
+//
+// Corresponds with DELETE /v1/bans (the `DeleteBan` operationId).
+func (c *Requests) DeleteBan(ctx context.Context, params *DeleteBanParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewDeleteBanRequest(c.Server, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ListBans The identities that take no part, in order
+//
+// Corresponds with GET /v1/bans (the `ListBans` operationId).
+func (c *Requests) ListBans(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListBansRequest(c.Server)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// CreateBanWithBody Cut an identity off, now, everywhere, live connections too
+//
+// It is recorded and then told to every agent that is connected; the answer
+// names those that have not confirmed it. One that is not connected hears of
+// it first when it comes back.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /v1/bans (the `CreateBan` operationId).
+func (c *Requests) CreateBanWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewCreateBanRequestWithBody(c.Server, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// CreateBan Cut an identity off, now, everywhere, live connections too
+//
+// It is recorded and then told to every agent that is connected; the answer
+// names those that have not confirmed it. One that is not connected hears of
+// it first when it comes back.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /v1/bans (the `CreateBan` operationId).
+func (c *Requests) CreateBan(ctx context.Context, body CreateBanJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewCreateBanRequest(c.Server, body)
 	if err != nil {
 		return nil, err
 	}
@@ -911,6 +1015,123 @@ func NewVerifyAuditRequest(server string) (*http.Request, error) {
 	if err != nil {
 		return nil, err
 	}
+
+	return req, nil
+}
+
+// NewDeleteBanRequest constructs an http.Request for the DeleteBan method
+func NewDeleteBanRequest(server string, params *DeleteBanParams) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/bans")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if queryFrag, err := runtime.StyleParamWithOptions("form", true, "identity", params.Identity, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+			return nil, err
+		} else {
+			for _, qp := range strings.Split(queryFrag, "&") {
+				rawQueryFragments = append(rawQueryFragments, qp)
+			}
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodDelete, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewListBansRequest constructs an http.Request for the ListBans method
+func NewListBansRequest(server string) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/bans")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewCreateBanRequest calls the generic CreateBan builder with application/json body
+func NewCreateBanRequest(server string, body CreateBanJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewCreateBanRequestWithBody(server, "application/json", bodyReader)
+}
+
+// NewCreateBanRequestWithBody constructs an http.Request for the CreateBan method, with any body, and a specified content type
+func NewCreateBanRequestWithBody(server string, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/bans")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
 
 	return req, nil
 }
@@ -1639,6 +1860,42 @@ type ClientWithResponsesInterface interface {
 	// Corresponds with POST /v1/audit/verify (the `VerifyAudit` operationId).
 	VerifyAuditWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*VerifyAuditResponse, error)
 
+	// DeleteBanWithResponse Let a banned identity take part again
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with DELETE /v1/bans (the `DeleteBan` operationId).
+	DeleteBanWithResponse(ctx context.Context, params *DeleteBanParams, reqEditors ...RequestEditorFn) (*DeleteBanResponse, error)
+
+	// ListBansWithResponse The identities that take no part, in order
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /v1/bans (the `ListBans` operationId).
+	ListBansWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*ListBansResponse, error)
+
+	// CreateBanWithBodyWithResponse Cut an identity off, now, everywhere, live connections too
+	//
+	// It is recorded and then told to every agent that is connected; the answer
+	// names those that have not confirmed it. One that is not connected hears of
+	// it first when it comes back.
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/bans (the `CreateBan` operationId).
+	CreateBanWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*CreateBanResponse, error)
+
+	// CreateBanWithResponse Cut an identity off, now, everywhere, live connections too
+	//
+	// It is recorded and then told to every agent that is connected; the answer
+	// names those that have not confirmed it. One that is not connected hears of
+	// it first when it comes back.
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/bans (the `CreateBan` operationId).
+	CreateBanWithResponse(ctx context.Context, body CreateBanJSONRequestBody, reqEditors ...RequestEditorFn) (*CreateBanResponse, error)
+
 	// GetBundleWithResponse The root certificates of the trust domain
 	//
 	// Returns a wrapper object for the known response body format(s).
@@ -1877,6 +2134,81 @@ func (r VerifyAuditResponse) Status() string {
 
 // StatusCode returns HTTPResponse.StatusCode
 func (r VerifyAuditResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+type DeleteBanResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *BanResult
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// Status returns HTTPResponse.Status
+func (r DeleteBanResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r DeleteBanResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+type ListBansResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *BanList
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// Status returns HTTPResponse.Status
+func (r ListBansResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ListBansResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+type CreateBanResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *BanResult
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// Status returns HTTPResponse.Status
+func (r CreateBanResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r CreateBanResponse) StatusCode() int {
 	if r.HTTPResponse != nil {
 		return r.HTTPResponse.StatusCode
 	}
@@ -2308,6 +2640,66 @@ func (c *ClientWithResponses) VerifyAuditWithResponse(ctx context.Context, reqEd
 	return ParseVerifyAuditResponse(rsp)
 }
 
+// DeleteBanWithResponse Let a banned identity take part again
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with DELETE /v1/bans (the `DeleteBan` operationId).
+func (c *ClientWithResponses) DeleteBanWithResponse(ctx context.Context, params *DeleteBanParams, reqEditors ...RequestEditorFn) (*DeleteBanResponse, error) {
+	rsp, err := c.DeleteBan(ctx, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseDeleteBanResponse(rsp)
+}
+
+// ListBansWithResponse The identities that take no part, in order
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /v1/bans (the `ListBans` operationId).
+func (c *ClientWithResponses) ListBansWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*ListBansResponse, error) {
+	rsp, err := c.ListBans(ctx, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseListBansResponse(rsp)
+}
+
+// CreateBanWithBodyWithResponse Cut an identity off, now, everywhere, live connections too
+//
+// It is recorded and then told to every agent that is connected; the answer
+// names those that have not confirmed it. One that is not connected hears of
+// it first when it comes back.
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/bans (the `CreateBan` operationId).
+func (c *ClientWithResponses) CreateBanWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*CreateBanResponse, error) {
+	rsp, err := c.CreateBanWithBody(ctx, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseCreateBanResponse(rsp)
+}
+
+// CreateBanWithResponse Cut an identity off, now, everywhere, live connections too
+//
+// It is recorded and then told to every agent that is connected; the answer
+// names those that have not confirmed it. One that is not connected hears of
+// it first when it comes back.
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/bans (the `CreateBan` operationId).
+func (c *ClientWithResponses) CreateBanWithResponse(ctx context.Context, body CreateBanJSONRequestBody, reqEditors ...RequestEditorFn) (*CreateBanResponse, error) {
+	rsp, err := c.CreateBan(ctx, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseCreateBanResponse(rsp)
+}
+
 // GetBundleWithResponse The root certificates of the trust domain
 //
 // Returns a wrapper object for the known response body format(s).
@@ -2675,6 +3067,105 @@ func ParseVerifyAuditResponse(rsp *http.Response) (*VerifyAuditResponse, error) 
 	switch {
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
 		var dest Verification
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseDeleteBanResponse parses an HTTP response from a DeleteBanWithResponse call
+func ParseDeleteBanResponse(rsp *http.Response) (*DeleteBanResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &DeleteBanResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest BanResult
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseListBansResponse parses an HTTP response from a ListBansWithResponse call
+func ParseListBansResponse(rsp *http.Response) (*ListBansResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ListBansResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest BanList
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseCreateBanResponse parses an HTTP response from a CreateBanWithResponse call
+func ParseCreateBanResponse(rsp *http.Response) (*CreateBanResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &CreateBanResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest BanResult
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
 			return nil, err
 		}

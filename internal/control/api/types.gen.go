@@ -131,6 +131,48 @@ type AuditStatus struct {
 	State State `json:"state"`
 }
 
+// Ban defines model for Ban.
+type Ban struct {
+	// Actor Who banned it.
+	Actor string `json:"actor"`
+
+	// ID The SPIFFE ID.
+	ID     string    `json:"id"`
+	Reason string    `json:"reason"`
+	Since  time.Time `json:"since"`
+}
+
+// BanHost defines model for BanHost.
+type BanHost struct {
+	// Confirmed It is in force there.
+	Confirmed bool   `json:"confirmed"`
+	Name      string `json:"name"`
+
+	// Note Why it is not.
+	Note string `json:"note,omitempty,omitzero"`
+}
+
+// BanList defines model for BanList.
+type BanList struct {
+	Items []Ban `json:"items"`
+}
+
+// BanRequest defines model for BanRequest.
+type BanRequest struct {
+	// Identity A service's name, gateway/NAME, host/NAME, or a SPIFFE ID.
+	Identity string `json:"identity"`
+	Reason   string `json:"reason,omitempty,omitzero"`
+}
+
+// BanResult defines model for BanResult.
+type BanResult struct {
+	// Hosts Every host with what it has confirmed; none where the server runs everything itself.
+	Hosts []BanHost `json:"hosts"`
+
+	// ID The SPIFFE ID.
+	ID string `json:"id"`
+}
+
 // Certificate defines model for Certificate.
 type Certificate struct {
 	// Current Its holder presents it now.
@@ -559,6 +601,7 @@ type Status struct {
 	Applied   time.Time   `json:"applied,omitempty,omitzero"`
 	AppliedBy string      `json:"applied_by,omitempty,omitzero"`
 	Audit     AuditStatus `json:"audit"`
+	Bans      []Ban       `json:"bans,omitempty,omitzero"`
 
 	// CA The root and the issuing intermediate.
 	CA []Certificate `json:"ca"`
@@ -703,6 +746,12 @@ type TailEventsParams struct {
 	Follow bool `form:"follow,omitempty" json:"follow,omitempty,omitzero"`
 }
 
+// DeleteBanParams defines parameters for DeleteBan.
+type DeleteBanParams struct {
+	// Identity As in the ban.
+	Identity string `form:"identity,omitempty" json:"identity,omitempty,omitzero"`
+}
+
 // ListCertificatesParams defines parameters for ListCertificates.
 type ListCertificatesParams struct {
 	// Cursor The `next` of the page before.
@@ -754,6 +803,9 @@ type ExplainParams struct {
 	// Path It starts with a slash and has no query.
 	Path string `form:"path,omitempty" json:"path,omitempty,omitzero"`
 }
+
+// CreateBanJSONRequestBody defines body for CreateBan for application/json ContentType.
+type CreateBanJSONRequestBody = BanRequest
 
 // ApplyConfigJSONRequestBody defines body for ApplyConfig for application/json ContentType.
 type ApplyConfigJSONRequestBody = ApplyRequest

@@ -31,7 +31,7 @@ func (b backend) Identities(s workload.Subject) (ids []workload.Identity) {
 		return nil
 	}
 	for _, svc := range u.Snapshot.Services {
-		if w.Match(svc.RunsAs) != nil {
+		if w.Match(svc.RunsAs) != nil || b.trust.Load().Banned[svc.ID] {
 			continue
 		}
 		b.noteFindings(svc.Name, w.Findings(svc.RunsAs))
@@ -48,9 +48,12 @@ func (b backend) MintJWT(ctx context.Context, id identity.ID, audience []string)
 }
 
 func (b backend) ValidateJWT(_ context.Context, token, audience string) (identity.ID, map[string]any, error) {
-	return jose.VerifySVID(token, audience, func(td identity.TrustDomain) *identity.Bundle {
-		return b.trust.Load().Bundles[td]
-	}, b.cfg.Clock.Now())
+	trust := b.trust.Load()
+	id, claims, err := jose.VerifySVID(token, audience, func(td identity.TrustDomain) *identity.Bundle { return trust.Bundles[td] }, b.cfg.Clock.Now())
+	if err == nil && trust.Banned[id] {
+		return identity.ID{}, nil, identity.ErrBanned
+	}
+	return id, claims, err
 }
 
 func (b backend) MarshalBundle(x *identity.Bundle) ([]byte, error) { return jose.MarshalBundle(x) }

@@ -96,6 +96,18 @@ func (d *door) publish(snap *snapshot.Snapshot) {
 	d.conns.CloseRefused(next)
 }
 
+// ban keeps the banned out, and cuts them off.
+func (d *door) ban(banned []identity.ID) {
+	next := *d.trust.Load()
+	next.Epoch++
+	next.Banned = make(map[identity.ID]bool, len(banned))
+	for _, id := range banned {
+		next.Banned[id] = true
+	}
+	d.trust.Store(&next)
+	d.conns.CloseRefused(&next)
+}
+
 // ownIssuer signs the server's own certificate: no agent can ask for its ID, which
 // no revision names.
 type ownIssuer struct{ s *Server }

@@ -117,9 +117,19 @@ func (s *Server) Authority() *ca.Authority { return s.authority }
 // Close closes the store.
 func (s *Server) Close() error { return s.store.Close() }
 
-// Resume publishes the newest stored revision and reports its number, 0 where
+// Resume brings the stored bans into force, publishes the newest stored revision and
+// reports its number, 0 where
 // there is none yet.
 func (s *Server) Resume(ctx context.Context) (int64, error) {
+	bans, err := s.store.Bans(ctx)
+	if err != nil {
+		return 0, err
+	}
+	banned := make([]identity.ID, len(bans))
+	for i := range bans {
+		banned[i] = bans[i].ID
+	}
+	s.Ban(banned)
 	rev, err := s.store.Head(ctx)
 	if errors.Is(err, control.ErrNotFound) {
 		return 0, nil
@@ -167,6 +177,17 @@ func (s *Server) Publish(snap *snapshot.Snapshot) uint64 {
 	generation := s.fleet.Publish(snap, s.authority.Bundle())
 	if s.door != nil {
 		s.door.publish(snap)
+	}
+	return generation
+}
+
+// Ban makes banned, all of them, the identities that take no part, and reports the
+// generation by which agents have it.
+func (s *Server) Ban(banned []identity.ID) uint64 {
+	s.registrar.SetBanned(banned)
+	generation := s.fleet.Ban(banned)
+	if s.door != nil {
+		s.door.ban(banned)
 	}
 	return generation
 }
