@@ -34,12 +34,14 @@ type app struct {
 
 // globals are the flags of every command.
 type globals struct {
-	api     string
-	color   string
-	output  string
-	json    bool
-	quiet   bool
-	timeout time.Duration
+	api string
+	// credential is the file of an administrator's certificate.
+	credential string
+	color      string
+	output     string
+	json       bool
+	quiet      bool
+	timeout    time.Duration
 }
 
 // execute finds the command and runs it.
@@ -69,7 +71,8 @@ func (a *app) root() *cobra.Command {
 		Version:           version().Version,
 	}
 	f := root.PersistentFlags()
-	f.StringVar(&a.flags.api, "api", "", "`path` of the server's socket (environment: PARLEY_API)")
+	f.StringVar(&a.flags.api, "api", "", "`path` of the server's socket, or https://HOST:PORT (environment: PARLEY_API)")
+	f.StringVar(&a.flags.credential, "credential", "", "`file` for an https server (environment: PARLEY_CREDENTIAL)")
 	f.StringVar(&a.flags.color, "color", "auto", "`when` to colour: auto, always or never")
 	f.StringVarP(&a.flags.output, "output", "o", "text", "`format`: text, wide or json")
 	f.BoolVar(&a.flags.json, "json", false, "the answer as one JSON document, the same as -o json")

@@ -13,8 +13,9 @@ func (a *app) certCommand() *cobra.Command {
 	return group("cert", "certificates: those that were issued, and what is in one",
 		`  parley cert list
   parley cert inspect leaf.pem
-  parley cert inspect 127.0.0.1:8443`,
-		a.certListCommand(), a.certInspectCommand())
+  parley cert inspect 127.0.0.1:8443
+  parley cert issue admin/alice --out alice.pem`,
+		a.certListCommand(), a.certInspectCommand(), a.certIssueCommand())
 }
 
 func (a *app) certListCommand() *cobra.Command {

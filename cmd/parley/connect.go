@@ -18,7 +18,12 @@ func (a *app) connect() (*api.Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	c, err := api.New(address)
+	var c *api.Client
+	if addr, ok := strings.CutPrefix(address, "https://"); ok {
+		c, err = a.remote(addr)
+	} else {
+		c, err = api.New(address)
+	}
 	if err != nil {
 		return nil, err
 	}

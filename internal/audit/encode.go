@@ -143,6 +143,10 @@ func (w *writer) actor(a *Actor) {
 	w.ptr(`,"uid":`, a.UID)
 	w.opt(`,"user":`, a.User)
 	w.num(`,"pid":`, int64(a.PID))
+	if !a.ID.IsZero() {
+		w.key(`,"id":`)
+		w.quote(a.ID.String()) // as of a party
+	}
 	w.opt(`,"system":`, a.System)
 	w.shut()
 }

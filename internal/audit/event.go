@@ -143,6 +143,8 @@ type Actor struct {
 	UID  *int   `json:"uid,omitempty"`
 	User string `json:"user,omitempty"`
 	PID  int    `json:"pid,omitempty"`
+	// ID is the administrator's own, who came with a certificate.
+	ID identity.ID `json:"id,omitzero"`
 	// System names a part of Parley that acts by itself: "renewal", "start".
 	System string `json:"system,omitempty"`
 }

@@ -2,6 +2,7 @@ package control
 
 import (
 	"context"
+	"net"
 	"net/http"
 	"time"
 )
@@ -17,7 +18,12 @@ func AsPeer(h http.Handler, uid int) http.Handler {
 func (s *Server) SetUID(uid int) { s.uid = uid }
 
 // ConnContext is what a connection's context gets.
-var ConnContext = connContext
+func (s *Server) ConnContext(ctx context.Context, c net.Conn) context.Context {
+	return s.connContext(ctx, c)
+}
+
+// Needed is the role that each operation needs.
+var Needed = needed
 
 // Peer is the uid in ctx.
 func Peer(ctx context.Context) (uid int, ok bool) {

@@ -6,8 +6,10 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"net"
 	"slices"
 	"sync"
+	"testing"
 	"time"
 
 	"github.com/parleymesh/parley/internal/audit"
@@ -169,6 +171,41 @@ func (m *memory) Bans(context.Context) ([]control.Ban, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return slices.Clone(m.bans), nil
+}
+
+// last is the newest event.
+func (m *memory) last(t testing.TB) *audit.Event {
+	t.Helper()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	e, err := audit.Decode(m.events[len(m.events)-1].Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return e
+}
+
+// admins are those of tests, by their role.
+type admins map[identity.ID]string
+
+// A wire is a connection of an administrator.
+type wire struct {
+	net.Conn
+	id identity.ID
+}
+
+func (admins) Admin(c net.Conn) (identity.ID, bool) {
+	w, ok := c.(wire)
+	return w.id, ok
+}
+
+func (a admins) Role(id identity.ID) string { return a[id] }
+
+func (a admins) IssueAdmin(_ context.Context, id identity.ID, _ []byte) ([][]byte, error) {
+	if a[id] == "" {
+		return nil, fault.New(fault.NotSubject, "add it", "no admin %s", id)
+	}
+	return [][]byte{{1}}, nil
 }
 
 // NewJoin knows one host.

@@ -11,6 +11,7 @@ import (
 	"github.com/parleymesh/parley/internal/audit"
 	"github.com/parleymesh/parley/internal/control/api"
 	"github.com/parleymesh/parley/internal/fault"
+	"github.com/parleymesh/parley/internal/identity"
 )
 
 // Handler is the API with everything that stands before it: recovery, limits,
@@ -49,8 +50,13 @@ func (s *Server) guard(w http.ResponseWriter, r *http.Request, mux *http.ServeMu
 		s.fail(w, r, unknownPath(r)) // ServeMux would redirect to what it guesses
 		return
 	}
-	if _, pattern := mux.Handler(r); pattern == "" || r.Method == http.MethodHead {
+	_, pattern := mux.Handler(r)
+	if pattern == "" || r.Method == http.MethodHead {
 		s.unrouted(w, r, mux)
+		return
+	}
+	if err := s.authorise(r, pattern); err != nil {
+		s.fail(w, r, err)
 		return
 	}
 	r.Body = http.MaxBytesReader(w, r.Body, maxBody)
@@ -60,7 +66,7 @@ func (s *Server) guard(w http.ResponseWriter, r *http.Request, mux *http.ServeMu
 // admit checks who connected and that no browser speaks.
 func (s *Server) admit(r *http.Request) error {
 	p, known := peerFrom(r.Context())
-	if !known || p.uid != 0 && p.uid != s.uid {
+	if !known || p.id.IsZero() && p.uid != 0 && p.uid != s.uid {
 		s.refused(r.Context(), p, known)
 		return fault.New(fault.NotPermitted, "run this as root or as the server's own user", "this user may not administer the mesh")
 	}
@@ -81,7 +87,7 @@ func (s *Server) refused(ctx context.Context, p peer, known bool) {
 	if !known {
 		p.uid = -1
 	}
-	more, due := s.refusals.Count(p.uid, s.cfg.Clock.Now())
+	more, due := s.refusals.Count(refusal{p.uid, p.id}, s.cfg.Clock.Now())
 	if !due {
 		return
 	}
@@ -93,6 +99,12 @@ func (s *Server) refused(ctx context.Context, p peer, known bool) {
 	if err := s.cfg.Events.Log(ctx, e); err != nil {
 		s.cfg.Logger.Error("refused administrator not recorded", "uid", p.uid, "error", err)
 	}
+}
+
+// A refusal is whose are counted together.
+type refusal struct {
+	uid int
+	id  identity.ID
 }
 
 // unrouted answers what mux has no pattern for: an unknown path, or the wrong

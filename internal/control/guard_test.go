@@ -172,13 +172,13 @@ func TestPeerIsTheKernelsWord(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	if uid, ok := control.Peer(control.ConnContext(t.Context(), conn)); !ok || uid != os.Geteuid() {
+	if uid, ok := control.Peer(newServer(t).server.ConnContext(t.Context(), conn)); !ok || uid != os.Geteuid() {
 		t.Errorf("uid %d, %v", uid, ok)
 	}
 	a, b := net.Pipe()
 	defer a.Close()
 	defer b.Close()
-	if _, ok := control.Peer(control.ConnContext(t.Context(), a)); ok {
+	if _, ok := control.Peer(newServer(t).server.ConnContext(t.Context(), a)); ok {
 		t.Error("a pipe has credentials")
 	}
 }

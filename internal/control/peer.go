@@ -8,14 +8,18 @@ import (
 	"syscall"
 
 	"github.com/parleymesh/parley/internal/audit"
+	"github.com/parleymesh/parley/internal/identity"
 )
 
 // A peer is who holds the other end of a Unix socket, by the kernel's word at
-// the time of connect (SO_PEERCRED, unix(7)).
+// the time of connect (SO_PEERCRED, unix(7)), or of a TLS connection, by its
+// certificate.
 type peer struct {
 	uid, pid int
 	// name is the user's, empty where the uid has none.
 	name string
+	// id is the administrator's, zero for a Unix socket.
+	id identity.ID
 }
 
 type peerKey struct{}
@@ -30,11 +34,14 @@ func peerFrom(ctx context.Context) (peer, bool) {
 	return p, ok
 }
 
-// connContext puts the peer's credentials into a connection's context. What is
-// no Unix socket, or does not say, stays without.
-func connContext(ctx context.Context, conn net.Conn) context.Context {
+// connContext puts the peer into a connection's context. What is neither a Unix
+// socket nor an administrator's TLS connection, or does not say, stays without.
+func (s *Server) connContext(ctx context.Context, conn net.Conn) context.Context {
 	unix, ok := conn.(*net.UnixConn)
 	if !ok {
+		if id, ok := s.cfg.Admins.Admin(conn); ok {
+			ctx = withPeer(ctx, peer{uid: -1, id: id})
+		}
 		return ctx
 	}
 	raw, err := unix.SyscallConn()
@@ -58,6 +65,10 @@ func connContext(ctx context.Context, conn net.Conn) context.Context {
 
 // String is the peer as a revision names its actor.
 func (p peer) String() string {
+	if !p.id.IsZero() {
+		name, _ := p.id.AdminName()
+		return name
+	}
 	if p.name != "" {
 		return p.name
 	}
@@ -65,5 +76,8 @@ func (p peer) String() string {
 }
 
 func (p peer) actor() *audit.Actor {
+	if !p.id.IsZero() {
+		return &audit.Actor{User: p.String(), ID: p.id}
+	}
 	return &audit.Actor{UID: &p.uid, User: p.name, PID: p.pid}
 }

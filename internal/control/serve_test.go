@@ -45,6 +45,7 @@ gateway:
 type house struct {
 	*memory
 	runtime *runtime
+	admins  admins
 	server  *control.Server
 	client  *api.Client
 	socket  string
@@ -56,9 +57,9 @@ func newServer(t testing.TB) *house {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h := &house{memory: &memory{}, runtime: &runtime{}}
+	h := &house{memory: &memory{}, runtime: &runtime{bundle: &identity.Bundle{}}, admins: admins{}}
 	h.server = control.New(control.Config{
-		TrustDomain: td, Revisions: h.memory, Keys: h.memory, Bans: h.memory, Hosts: h.memory, Events: h.memory, Certificates: h.memory, Collector: h.runtime, Runtime: h.runtime,
+		TrustDomain: td, Revisions: h.memory, Keys: h.memory, Bans: h.memory, Hosts: h.memory, Admins: h.admins, Events: h.memory, Certificates: h.memory, Collector: h.runtime, Runtime: h.runtime,
 		Version: api.Version{Version: "0.1.0", GoVersion: "go1.26", API: 1}, Host: "h1", Clock: hurried{}, Logger: slog.New(slog.DiscardHandler),
 	})
 	return h

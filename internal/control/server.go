@@ -38,6 +38,7 @@ type Config struct {
 	Collector    Collector
 	Runtime      Runtime
 	Hosts        Hosts
+	Admins       Admins
 	// Version is the program's.
 	Version api.Version
 	// Host names this machine in events.
@@ -46,12 +47,13 @@ type Config struct {
 	Logger *slog.Logger
 }
 
-// A Server serves the admin API to root and to the user that it runs as.
+// A Server serves the admin API to root and to the user that it runs as on a Unix
+// socket, and to the administrators of the mesh file over TLS.
 type Server struct {
 	cfg      Config
 	uid      int
 	http     *http.Server
-	refusals audit.Throttle[int] // by uid
+	refusals audit.Throttle[refusal]
 	// changing is held by whoever changes the desired state: one at a time, so
 	// that revisions are published in their order.
 	changing chan struct{}
@@ -68,7 +70,7 @@ func New(cfg Config) *Server {
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeader,
 		BaseContext:       func(net.Listener) context.Context { return base },
-		ConnContext:       connContext,
+		ConnContext:       s.connContext,
 		ErrorLog:          slog.NewLogLogger(cfg.Logger.Handler(), slog.LevelDebug),
 	}
 	// A tail ends only with its context, and Shutdown waits for it.
@@ -76,7 +78,7 @@ func New(cfg Config) *Server {
 	return s
 }
 
-// Serve answers on l, a Unix socket, until Shutdown; then it returns nil.
+// Serve answers on l until Shutdown; then it returns nil.
 func (s *Server) Serve(l net.Listener) error {
 	if err := s.http.Serve(l); !errors.Is(err, http.ErrServerClosed) {
 		return err

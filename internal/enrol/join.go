@@ -151,6 +151,23 @@ func (r *Registrar) IssueServer(ctx context.Context, id identity.ID, csr []byte)
 	return r.Issue(ctx, ownHost, id, csr)
 }
 
+// AdminTTL is the life of an administrator's certificate. Who leaves the mesh file
+// is out at once.
+const AdminTTL = 30 * 24 * time.Hour
+
+// IssueAdmin gives an administrator a certificate, over the public key of csr.
+func (r *Registrar) IssueAdmin(ctx context.Context, id identity.ID, csr []byte) ([]*x509.Certificate, error) {
+	if _, ok := id.AdminName(); !ok {
+		return nil, fault.New(fault.NotSubject, "", "%q is no administrator", id)
+	}
+	return r.Issue(ctx, ownHost, id, csr)
+}
+
+// Admin is an administrator as a subject: nobody but this server asks for it.
+func Admin(id identity.ID) Subject {
+	return Subject{ID: id, TTL: AdminTTL, Hosts: []string{ownHost}}
+}
+
 // server is the servers' own subject, which every revision has.
 func (r *Registrar) server() (Subject, error) {
 	id, err := identity.ServerID(r.Bundle().TrustDomain)

@@ -36,6 +36,11 @@ func Compile(f *File, revision int64, ports Ports, keys []snapshot.APIKey) (*sna
 		c.fail(err)
 		s.Hosts = append(s.Hosts, snapshot.Host{Name: name, ID: id, Advertise: f.Hosts[name].Advertise})
 	}
+	for _, name := range slices.Sorted(maps.Keys(f.Admins)) {
+		id, err := identity.AdminID(td, name)
+		c.fail(err)
+		s.Admins = append(s.Admins, snapshot.Admin{Name: name, ID: id, Role: f.Admins[name].Role})
+	}
 	for _, name := range slices.Sorted(maps.Keys(f.Services)) {
 		s.Services = append(s.Services, c.service(name, f.Services[name]))
 		s.Members = append(s.Members, c.id(name))

@@ -12,12 +12,7 @@ import (
 // hostEntry checks one entry of hosts.
 func (v *validator) hostEntry(name string, h *Host) {
 	path := "hosts." + name
-	if !validName(name) {
-		v.add(v.f.places[path].key, flaw{
-			code: fault.MeshValue, message: fmt.Sprintf("`%s` cannot be a name", clip(name)), label: "not a name",
-			hint: "a name is 1 to 63 characters of a-z, 0-9 and hyphen, without one at its ends",
-		})
-	}
+	v.entryName(path, name)
 	if h.Advertise == "" {
 		return
 	}
@@ -26,6 +21,16 @@ func (v *validator) hostEntry(name string, h *Host) {
 		v.malformed(path+".advertise", h.Advertise, "not an IP address", "write the address alone, without a port: what a name leads to can change", "")
 	case ip.Zone() != "" || ip.IsUnspecified() || ip.IsMulticast():
 		v.malformed(path+".advertise", h.Advertise, "nobody can call it there", "write an address of that host: ip -brief address", "")
+	}
+}
+
+// entryName checks the key of a host or administrator.
+func (v *validator) entryName(path, name string) {
+	if !validName(name) {
+		v.add(v.f.places[path].key, flaw{
+			code: fault.MeshValue, message: fmt.Sprintf("`%s` cannot be a name", clip(name)), label: "not a name",
+			hint: "a name is 1 to 63 characters of a-z, 0-9 and hyphen, without one at its ends",
+		})
 	}
 }
 

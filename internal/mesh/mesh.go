@@ -39,6 +39,10 @@ type File struct {
 	// the mesh any more once it is not named here. Without it the mesh is on the
 	// one machine of `parley dev`.
 	Hosts map[string]*Host `yaml:"hosts"`
+	// The administrators by name, which follows the rule for services: who may use
+	// the admin API from other machines, with a certificate of their own. Root and
+	// the server's own user need none on its machine.
+	Admins map[string]*Admin `yaml:"admins"`
 	// The services by name: 1 to 63 characters of a-z, 0-9 and hyphen.
 	Services map[string]*Service `yaml:"services"`
 	// The gateways by name: the TLS edges where callers from outside the mesh
@@ -56,6 +60,14 @@ type Host struct {
 	// all interfaces are called there. Without it the agent's --advertise, or the
 	// address from which the agent reaches its server.
 	Advertise string `yaml:"advertise"`
+}
+
+// An Admin is a person or program that administers the mesh.
+type Admin struct {
+	// What they may do: a viewer reads everything but secrets; an operator also
+	// changes the mesh file, API keys and bans; an admin also lets hosts and
+	// administrators in.
+	Role string `yaml:"role" schema:"required,enum=viewer|operator|admin" hint:"say what they may do: role: viewer, operator or admin"`
 }
 
 // A Service is a named thing that is called, or calls.

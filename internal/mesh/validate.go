@@ -60,6 +60,9 @@ func (v *validator) file() {
 	for _, name := range slices.Sorted(maps.Keys(f.Hosts)) {
 		v.hostEntry(name, f.Hosts[name])
 	}
+	for _, name := range slices.Sorted(maps.Keys(f.Admins)) {
+		v.entryName("admins."+name, name)
+	}
 	for _, name := range slices.Sorted(maps.Keys(f.Services)) {
 		if v.full() {
 			return

@@ -26,7 +26,7 @@ func PinOf(root *x509.Certificate) Pin { return sha256.Sum256(root.RawSubjectPub
 // none yet (Join) proves nothing here, and its connection is good for joining only.
 // To the last the chain is shown with root, by which it knows its server.
 func Control(src identity.Source, root *x509.Certificate, clk clock.Clock) *tls.Config {
-	full := Server(src, clk, Fleet, HTTP2, HTTP1)
+	full := Server(src, clk, Fleet, HTTP1)
 	join := &tls.Config{
 		MinVersion:             tls.VersionTLS13,
 		NextProtos:             []string{Join},

@@ -12,6 +12,8 @@ import (
 
 	"github.com/parleymesh/parley/internal/audit"
 	"github.com/parleymesh/parley/internal/control"
+	"github.com/parleymesh/parley/internal/fleet/link"
+	"github.com/parleymesh/parley/internal/identity"
 	"github.com/parleymesh/parley/internal/metric"
 	"github.com/parleymesh/parley/internal/node/server"
 )
@@ -25,9 +27,12 @@ func openDoors(cfg Config, srv *server.Server, rt *runtime, registry *metric.Reg
 	}
 	admin := control.New(control.Config{
 		TrustDomain: srv.Bundle().TrustDomain, Revisions: srv.Store(), Keys: srv.Store(), Bans: srv.Store(), Events: evidence{srv.Store(), rt.node.agent}, Certificates: rt, Collector: rt,
-		Runtime: rt, Hosts: hosts{srv}, Version: cfg.Version, Host: cfg.Host, Clock: cfg.Clock, Logger: cfg.Logger,
+		Runtime: rt, Hosts: hosts{srv}, Admins: hosts{srv}, Version: cfg.Version, Host: cfg.Host, Clock: cfg.Clock, Logger: cfg.Logger,
 	})
 	doors := []door{{l, admin}}
+	if remote := srv.Admins(); remote != nil {
+		doors = append(doors, door{remote, admin})
+	}
 	if cfg.Metrics == "" {
 		return doors, nil
 	}
@@ -52,7 +57,7 @@ func openHealth(addr string, registry *metric.Registry, ready http.HandlerFunc) 
 	return door{l, plain{&http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, WriteTimeout: 30 * time.Second, MaxHeaderBytes: 16 << 10}}}, nil
 }
 
-// hosts makes join tokens.
+// hosts lets hosts and administrators in.
 type hosts struct{ *server.Server }
 
 // NewJoin implements control.Hosts.
@@ -62,6 +67,15 @@ func (h hosts) NewJoin(ctx context.Context, host string, ttl time.Duration, acto
 		return "", time.Time{}, err
 	}
 	return j.Token.String(), j.Expires, nil
+}
+
+// IssueAdmin implements control.Admins.
+func (h hosts) IssueAdmin(ctx context.Context, id identity.ID, csr []byte) ([][]byte, error) {
+	chain, err := h.Registrar().IssueAdmin(ctx, id, csr)
+	if err != nil {
+		return nil, err
+	}
+	return link.RawChain(chain), nil
 }
 
 // plain is an http.Server whose Serve ends without an error when it is shut down.

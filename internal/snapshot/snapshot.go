@@ -26,6 +26,8 @@ type Snapshot struct {
 	// Hosts are the machines that the mesh file names, in order of name; none for
 	// a mesh on one machine. A slice for a host has that one.
 	Hosts []Host `json:"hosts,omitempty"`
+	// Admins are those of the admin API over TLS; no slice for a host has them.
+	Admins []Admin `json:"-"`
 	// Services are those that run on the agent's host, in order of name.
 	Services []Service `json:"services"`
 	Gateways []Gateway `json:"gateways"`
@@ -45,6 +47,13 @@ type Host struct {
 	// Advertise is the IP address where other hosts reach it, empty where its
 	// agent says it.
 	Advertise string `json:"advertise,omitempty"`
+}
+
+// An Admin is an administrator who comes with a certificate.
+type Admin struct {
+	Name string
+	ID   identity.ID
+	Role string // viewer, operator, admin
 }
 
 // A Service is a named thing that is called, or calls.

@@ -75,6 +75,11 @@ func (c *Client) RevokeKey(ctx context.Context, id string) error {
 	return err
 }
 
+// IssueCertificate gives an administrator a certificate.
+func (c *Client) IssueCertificate(ctx context.Context, r CertificateRequest) (*NewCertificate, error) {
+	return decode[NewCertificate](c, ctx, func(ctx context.Context) (*http.Response, error) { return c.requests.IssueCertificate(ctx, r) })
+}
+
 // Bans are the identities that take no part.
 func (c *Client) Bans(ctx context.Context) (*BanList, error) {
 	return decode[BanList](c, ctx, func(ctx context.Context) (*http.Response, error) { return c.requests.ListBans(ctx) })

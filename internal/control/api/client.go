@@ -39,6 +39,7 @@ type Client struct {
 	Timeout time.Duration
 
 	socket   string
+	remote   bool // socket is the name of a server on another machine
 	http     *http.Client
 	requests *Requests
 }
@@ -58,15 +59,29 @@ func New(address string) (*Client, error) {
 		return nil, fault.New(fault.SocketPath, "use a shorter directory",
 			"the socket path %s is longer than %d bytes", path, maxSocket)
 	}
+	return over(path, func(ctx context.Context) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", path)
+	})
+}
+
+// NewOver is a client of the server called name, on another machine: what dial
+// opens has proven who is at its other end. It does not connect.
+func NewOver(name string, dial func(context.Context) (net.Conn, error)) (*Client, error) {
+	c, err := over(name, dial)
+	if err == nil {
+		c.remote = true
+	}
+	return c, err
+}
+
+func over(name string, dial func(context.Context) (net.Conn, error)) (*Client, error) {
 	transport := &http.Transport{
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return new(net.Dialer).DialContext(ctx, "unix", path)
-		},
+		DialContext:        func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx) },
 		DisableCompression: true,
 		MaxIdleConns:       2,
 		IdleConnTimeout:    time.Minute,
 	}
-	c := &Client{socket: path, http: &http.Client{
+	c := &Client{socket: name, http: &http.Client{
 		Transport:     transport,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}}
@@ -103,6 +118,9 @@ func isSocket(path string) bool {
 // unreachable says why there was no reply.
 func (c *Client) unreachable(ctx context.Context, err error) error {
 	path := c.socket
+	if c.remote && !errors.Is(ctx.Err(), context.Canceled) {
+		return fault.Wrap(err, fault.Unreachable, "is parley server running there, and is the credential still good? parley cert inspect FILE", "the server %s does not answer", path)
+	}
 	if abs, absErr := filepath.Abs(path); absErr == nil {
 		path = abs
 	}

@@ -203,6 +203,15 @@ type CertificateList struct {
 	Next  string        `json:"next,omitempty,omitzero"`
 }
 
+// CertificateRequest defines model for CertificateRequest.
+type CertificateRequest struct {
+	// Csr PKCS #10, DER; nothing but its public key is used.
+	Csr []byte `json:"csr"`
+
+	// Identity admin/NAME.
+	Identity string `json:"identity"`
+}
+
 // Change defines model for Change.
 type Change struct {
 	// Access wider or narrower; none where nobody may call more or less.
@@ -474,6 +483,18 @@ type LogReport struct {
 	// Root The RFC 6962 root hash, in hexadecimal.
 	Root string `json:"root"`
 	Size int64  `json:"size"`
+}
+
+// NewCertificate defines model for NewCertificate.
+type NewCertificate struct {
+	// Chain PEM, leaf first.
+	Chain string `json:"chain"`
+
+	// ID The SPIFFE ID.
+	ID string `json:"id"`
+
+	// Roots PEM: what the server is verified by.
+	Roots string `json:"roots"`
 }
 
 // NewKey defines model for NewKey.
@@ -806,6 +827,9 @@ type ExplainParams struct {
 
 // CreateBanJSONRequestBody defines body for CreateBan for application/json ContentType.
 type CreateBanJSONRequestBody = BanRequest
+
+// IssueCertificateJSONRequestBody defines body for IssueCertificate for application/json ContentType.
+type IssueCertificateJSONRequestBody = CertificateRequest
 
 // ApplyConfigJSONRequestBody defines body for ApplyConfig for application/json ContentType.
 type ApplyConfigJSONRequestBody = ApplyRequest

@@ -53,7 +53,7 @@ func (s *Server) Listen(listen string, advertise []string) error {
 	})
 	d.fleet = fleet.NewServer(fleet.ServerConfig{Fleet: s.fleet, Trust: d.trust.Load})
 	front := mtls.NewListener(l, mtls.Control(d.keeper, s.authority.Root(), s.cfg.Clock), mtls.ListenerConfig{Clock: s.cfg.Clock, Conns: &d.conns})
-	parts := mtls.Split(front, []string{mtls.Fleet}, []string{mtls.Join}, []string{mtls.HTTP2, mtls.HTTP1})
+	parts := mtls.Split(front, []string{mtls.Fleet}, []string{mtls.Join}, []string{mtls.HTTP1})
 	d.agents, d.joins, d.admins = parts[0], parts[1], parts[2]
 	s.door = d
 	return nil
@@ -65,6 +65,35 @@ func (s *Server) Address() net.Addr {
 		return nil
 	}
 	return s.door.listener.Addr()
+}
+
+// Admins is where administrators of other machines come in; nil without Listen.
+func (s *Server) Admins() net.Listener {
+	if s.door == nil {
+		return nil
+	}
+	return s.door.admins
+}
+
+// Admin is who holds the other end of a connection of Admins.
+func (s *Server) Admin(c net.Conn) (id identity.ID, ok bool) {
+	peer, _ := mtls.ConnFacts(c)
+	_, ok = peer.ID.AdminName()
+	return peer.ID, ok
+}
+
+// Role is what an administrator may do now, empty for nobody.
+func (s *Server) Role(id identity.ID) string {
+	snap := s.fleet.Snapshot()
+	if snap == nil || s.door == nil || s.door.trust.Load().Admit(id) != nil {
+		return ""
+	}
+	for _, a := range snap.Admins {
+		if a.ID == id {
+			return a.Role
+		}
+	}
+	return ""
 }
 
 // Serve serves agents until ctx ends. Without Listen it waits for that.
@@ -91,6 +120,9 @@ func (d *door) publish(snap *snapshot.Snapshot) {
 	next := &identity.Trust{Epoch: old.Epoch + 1, Bundles: old.Bundles, Members: map[identity.ID]bool{}, Banned: old.Banned}
 	for _, h := range snap.Hosts {
 		next.Members[h.ID] = true
+	}
+	for _, a := range snap.Admins {
+		next.Members[a.ID] = true
 	}
 	d.trust.Store(next)
 	d.conns.CloseRefused(next)

@@ -206,6 +206,9 @@ func subjects(snap *snapshot.Snapshot) (out []enrol.Subject) {
 	for _, h := range snap.Hosts {
 		out = append(out, enrol.Subject{ID: h.ID, TTL: enrol.AgentTTL, Hosts: []string{h.Name}})
 	}
+	for _, a := range snap.Admins {
+		out = append(out, enrol.Admin(a.ID))
+	}
 	for _, svc := range snap.Services {
 		out = append(out, enrol.Subject{ID: svc.ID, TTL: snap.LeafTTL, Hosts: svc.RunsOn})
 	}
