@@ -64,6 +64,7 @@ type Fleet struct {
 	changed    chan struct{} // closed at the next state
 	agents     map[string]*agent
 	reported   chan struct{} // closed at the next report
+	settles    uint64        // how often agents were asked to settle
 	refusals   audit.Throttle[string]
 	connection uint64 // number of the last connection
 }
@@ -89,11 +90,12 @@ type agent struct {
 	// told is the generation up to which the agent has everything, and sent the
 	// digest of the last update: a new generation whose slice is the same is not
 	// sent.
-	told   uint64
-	sent   [sha256.Size]byte
-	wire   uint64 // the generation of the update that was sent last
-	report link.Report
-	lacks  []string // the capabilities for want of which it was not sent the newest
+	told           uint64
+	sent           [sha256.Size]byte
+	wire           uint64 // the generation of the update that was sent last
+	report         link.Report
+	asked, settled uint64   // the newest question to settle, and the newest answer
+	lacks          []string // the capabilities for want of which it was not sent the newest
 }
 
 // New is a fleet without agents and without a snapshot.
@@ -123,6 +125,11 @@ func (f *Fleet) change(with func(*state)) uint64 {
 // next begins a generation. It requires f.mu.
 func (f *Fleet) next() {
 	f.state.generation++
+	f.wakeTellers()
+}
+
+// wakeTellers makes those look who tell agents. It requires f.mu.
+func (f *Fleet) wakeTellers() {
 	close(f.changed)
 	f.changed = make(chan struct{})
 }
@@ -135,12 +142,12 @@ func (f *Fleet) Snapshot() *snapshot.Snapshot {
 }
 
 // update is what host is to run by now, and the channel that closes when that may
-// have changed; nil before the first revision.
-func (f *Fleet) update(host string) (*link.Update, <-chan struct{}) {
+// have changed; nil before the first revision, and where the generation is seen.
+func (f *Fleet) update(host string, seen uint64) (*link.Update, <-chan struct{}) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	st := f.state
-	if st.snapshot == nil {
+	if st.snapshot == nil || st.generation <= seen {
 		return nil, f.changed
 	}
 	return &link.Update{
@@ -228,6 +235,42 @@ func (f *Fleet) Wait(ctx context.Context, generation uint64) (behind map[string]
 		case <-reported:
 		case <-ctx.Done():
 			return behind
+		}
+	}
+}
+
+// settleTime bounds Settle: an agent that does not answer keeps nobody waiting.
+const settleTime = 1500 * time.Millisecond
+
+// Settle waits, briefly, until every agent that is connected has delivered the
+// events that it has recorded so far. The one in this process is asked directly.
+func (f *Fleet) Settle(ctx context.Context) {
+	ctx, done := context.WithTimeout(ctx, settleTime)
+	defer done()
+	f.mu.Lock()
+	f.settles++
+	n := f.settles
+	for _, a := range f.agents {
+		if a.connection > 0 && a.stop != nil {
+			a.asked = n
+		}
+	}
+	f.wakeTellers()
+	f.mu.Unlock()
+	for {
+		f.mu.Lock()
+		reported, waiting := f.reported, false
+		for _, a := range f.agents {
+			waiting = waiting || a.connection > 0 && a.asked >= n && a.settled < n
+		}
+		f.mu.Unlock()
+		if !waiting {
+			return
+		}
+		select {
+		case <-reported:
+		case <-ctx.Done():
+			return
 		}
 	}
 }

@@ -109,6 +109,26 @@ func (f *Fleet) due(host string, connection uint64, u *link.Update) (*link.WireU
 	return w, nil
 }
 
+// question is the number of a question to settle that was not asked yet, 0 for none.
+func (f *Fleet) question(host string, connection, last uint64) uint64 {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if a := f.agents[host]; a != nil && a.connection == connection && a.asked > last {
+		return a.asked
+	}
+	return 0
+}
+
+// answered takes the answer to one.
+func (f *Fleet) answered(host string, connection, n uint64) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if a := f.agents[host]; a != nil && a.connection == connection {
+		a.settled = max(a.settled, n)
+		f.wake()
+	}
+}
+
 // digest is that of what an update says, whatever its generation.
 func digest(w *link.WireUpdate) (sum [sha256.Size]byte, err error) {
 	c := *w
@@ -191,9 +211,17 @@ func (f *Fleet) refused(host, remote string, err error) {
 
 // tell sends every update until ctx ends.
 func (f *Fleet) tell(ctx context.Context, host string, connection uint64, s stream) error {
+	var told, asked uint64
 	for {
-		u, changed := f.update(host)
+		u, changed := f.update(host, told)
+		if n := f.question(host, connection, asked); n > 0 {
+			if err := s.SendMsg(&link.ServerMessage{Settle: n}); err != nil {
+				return err
+			}
+			asked = n
+		}
 		if u != nil {
+			told = u.Generation
 			w, err := f.due(host, connection, u)
 			if err != nil {
 				return err
@@ -219,7 +247,11 @@ func (f *Fleet) listen(host string, connection uint64, s stream) error {
 		if err := s.RecvMsg(&m); err != nil {
 			return err
 		}
-		if m.Report == nil || m.Hello != nil {
+		if m.Settled > 0 && m.Report == nil && m.Hello == nil {
+			f.answered(host, connection, m.Settled)
+			continue
+		}
+		if m.Report == nil || m.Hello != nil || m.Settled > 0 {
 			return fmt.Errorf("%w: neither a report nor anything else that is known", link.ErrMessage)
 		}
 		f.heard(host, connection, m.Report)
@@ -246,8 +278,8 @@ type Local struct {
 // Watch returns the newest update once its generation is above seen.
 func (l *Local) Watch(ctx context.Context, seen uint64) (link.Update, error) {
 	for {
-		u, changed := l.fleet.update(l.host)
-		if u != nil && u.Generation > seen {
+		u, changed := l.fleet.update(l.host, seen)
+		if u != nil {
 			l.fleet.mu.Lock()
 			if a := l.fleet.agents[l.host]; a != nil && a.connection == l.connection {
 				a.told, a.wire = u.Generation, u.Generation

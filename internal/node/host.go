@@ -112,7 +112,7 @@ func (n *Node) startHost(cfg HostConfig, state *link.State, host *link.Host) (er
 	}
 	client, err := link.NewClient(link.ClientConfig{
 		Addresses: host.Addresses, Host: host.Name, Advertise: cfg.Advertise, Source: own, Server: server,
-		Version: cfg.Version.Version, Last: last, Clock: cfg.Clock, Logger: cfg.Logger,
+		Version: cfg.Version.Version, Last: last, Settle: n.settle, Clock: cfg.Clock, Logger: cfg.Logger,
 	})
 	if err != nil {
 		return err
@@ -142,6 +142,9 @@ func (n *Node) startHost(cfg HostConfig, state *link.State, host *link.Host) (er
 	go n.runHost(run, doors, client, own.keeper)
 	return nil
 }
+
+// settle delivers what the agent has recorded so far.
+func (n *Node) settle(ctx context.Context) { n.agent.Settle(ctx) }
 
 // runHost ends when the context does or any part fails. The connection to the
 // server is closed last: the last events go over it.

@@ -342,16 +342,15 @@ func (f *fleet) stream() (net.Conn, *bufio.Reader) {
 	f.t.Helper()
 	var last error
 	for range 100 {
-		c, err := net.Dial("tcp", f.tcp)
-		if err != nil {
-			f.t.Fatal(err)
+		var c net.Conn
+		if c, last = net.Dial("tcp", f.tcp); last == nil {
+			in := bufio.NewReader(c)
+			if last = line(c, in); last == nil {
+				f.t.Cleanup(func() { c.Close() })
+				return c, in
+			}
+			c.Close()
 		}
-		in := bufio.NewReader(c)
-		if last = line(c, in); last == nil {
-			f.t.Cleanup(func() { c.Close() })
-			return c, in
-		}
-		c.Close()
 		time.Sleep(100 * time.Millisecond)
 	}
 	f.t.Fatal(last)

@@ -91,6 +91,7 @@ func (r *runtime) Settle(ctx context.Context) {
 	if r.node.agent != nil {
 		r.node.agent.Settle(ctx)
 	}
+	r.node.server.Fleet().Settle(ctx)
 }
 
 // Bundle implements control.Runtime.

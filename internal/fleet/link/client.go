@@ -45,7 +45,9 @@ type ClientConfig struct {
 	Version string
 	// Last is the update of an earlier run, nil where there is none: what is
 	// followed until a server answers.
-	Last   *Update
+	Last *Update
+	// Settle delivers the events that were recorded so far, within its own time.
+	Settle func(context.Context)
 	Clock  clock.Clock
 	Logger *slog.Logger
 }
@@ -60,6 +62,7 @@ type Client struct {
 	update    *Update
 	wire      uint64 // the server's own number of update
 	report    *Report
+	settled   uint64        // the newest Settle that was done
 	changed   chan struct{} // closed at the next update
 	reported  chan struct{} // closed at the next report
 	connected bool
@@ -170,12 +173,12 @@ func (c *Client) stream(ctx context.Context) error {
 		return fmt.Errorf("%w: the server did not begin with its name and version", ErrMessage)
 	}
 	c.mu.Lock()
-	c.connected, c.failure = true, nil
+	c.connected, c.failure, c.settled = true, nil, 0
 	c.mu.Unlock()
 	c.cfg.Logger.Info("connected to the server", "version", m.Welcome.Version)
 	sent := make(chan error, 1)
 	go func() { sent <- c.send(ctx, s) }() // ends with ctx
-	err = c.receive(s)
+	err = c.receive(ctx, s)
 	cancel()
 	<-sent
 	return fromStatus(err)
@@ -190,13 +193,17 @@ func firstError(s grpc.ClientStream, err error) error {
 }
 
 // receive takes updates until the stream ends.
-func (c *Client) receive(s grpc.ClientStream) error {
+func (c *Client) receive(ctx context.Context, s grpc.ClientStream) error {
 	for {
 		var m ServerMessage
 		if err := s.RecvMsg(&m); err != nil {
 			return err
 		}
-		if m.Update == nil || m.Welcome != nil {
+		if m.Settle > 0 && m.Update == nil && m.Welcome == nil {
+			go c.settle(ctx, m.Settle) // within the time that settling takes
+			continue
+		}
+		if m.Update == nil || m.Welcome != nil || m.Settle > 0 {
 			return fmt.Errorf("%w: neither an update nor anything else that is known", ErrMessage)
 		}
 		u, err := m.Update.Update()
@@ -208,6 +215,16 @@ func (c *Client) receive(s grpc.ClientStream) error {
 		}
 		c.take(u)
 	}
+}
+
+// settle delivers what was recorded so far, and says so.
+func (c *Client) settle(ctx context.Context, n uint64) {
+	c.cfg.Settle(ctx)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.settled = max(c.settled, n)
+	close(c.reported)
+	c.reported = make(chan struct{})
 }
 
 // take makes u the newest update, under a number of our own: servers count anew
@@ -277,14 +294,25 @@ func (c *Client) Report(r *Report) {
 
 // send sends reports as they come.
 func (c *Client) send(ctx context.Context, s grpc.ClientStream) error {
+	var last *Report
+	c.mu.Lock()
+	said := c.settled // to an earlier stream
+	c.mu.Unlock()
 	for {
 		c.mu.Lock()
-		r, reported := c.report, c.reported
+		r, settled, reported := c.report, c.settled, c.reported
 		c.mu.Unlock()
-		if r != nil {
+		if r != nil && r != last {
 			if err := s.SendMsg(&AgentMessage{Report: r}); err != nil {
 				return err
 			}
+			last = r
+		}
+		if settled > said {
+			if err := s.SendMsg(&AgentMessage{Settled: settled}); err != nil {
+				return err
+			}
+			said = settled
 		}
 		select {
 		case <-reported:

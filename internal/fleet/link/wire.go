@@ -117,6 +117,8 @@ func RawChain(chain []*x509.Certificate) [][]byte {
 type AgentMessage struct {
 	Hello  *Hello  `json:"hello,omitempty"`
 	Report *Report `json:"report,omitempty"`
+	// Settled answers the Settle of the same number.
+	Settled uint64 `json:"settled,omitempty"`
 }
 
 // A ServerMessage is one message of a server's stream: exactly one field is set,
@@ -124,6 +126,8 @@ type AgentMessage struct {
 type ServerMessage struct {
 	Welcome *Hello      `json:"welcome,omitempty"`
 	Update  *WireUpdate `json:"update,omitempty"`
+	// Settle asks the agent to deliver the events that it has recorded so far.
+	Settle uint64 `json:"settle,omitempty"`
 }
 
 // A Hello is what each side says of itself before anything else.
