@@ -19,6 +19,9 @@ import (
 // play is what this test binary does as a workload of its own: an unchanged
 // go-spiffe client.
 func play(role string) int {
+	if addr, ok := strings.CutPrefix(role, "echo:"); ok {
+		return echoRole(addr)
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
 	defer cancel()
 	var err error

@@ -26,7 +26,7 @@ import (
 // come back at one moment; one that is silent is found out by pings.
 const (
 	minWait     = 200 * time.Millisecond
-	maxWait     = 10 * time.Second
+	maxWait     = 4 * time.Second
 	pingEvery   = 10 * time.Second
 	pingTimeout = 5 * time.Second
 	callTimeout = 20 * time.Second
@@ -115,23 +115,22 @@ func (c *Client) dial(ctx context.Context, d *mtls.Dialer) (net.Conn, error) {
 // Close ends the connection.
 func (c *Client) Close() error { return c.conn.Close() }
 
-// Run keeps a stream to a server until ctx ends.
+// Run keeps a stream to a server until ctx ends. The connection below it has its
+// own waits; the stream only takes a breath, for a server that ends streams.
 func (c *Client) Run(ctx context.Context) error {
-	for wait := minWait; ; {
-		began := c.cfg.Clock.Now()
+	for said := ""; ; {
 		err := c.stream(ctx)
 		if ctx.Err() != nil {
 			return nil
 		}
 		c.fail(err)
-		if c.cfg.Clock.Now().Sub(began) > maxWait {
-			wait = minWait
+		if text := err.Error(); text != said { // once, however long it lasts
+			c.cfg.Logger.Warn("no server: the last snapshot stays in force", "error", err)
+			said = text
 		}
-		c.cfg.Logger.Warn("no server: the last snapshot stays in force", "error", err, "retry_in", wait)
-		if c.cfg.Clock.Sleep(ctx, wait/2+rand.N(wait)) != nil {
+		if c.cfg.Clock.Sleep(ctx, minWait/2+rand.N(minWait)) != nil {
 			return nil
 		}
-		wait = min(2*wait, maxWait)
 	}
 }
 
@@ -154,7 +153,7 @@ func (c *Client) State() (connected bool, why error) {
 func (c *Client) stream(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	s, err := c.conn.NewStream(ctx, &grpc.StreamDesc{ServerStreams: true, ClientStreams: true}, methodConnect)
+	s, err := c.conn.NewStream(ctx, &grpc.StreamDesc{ServerStreams: true, ClientStreams: true}, methodConnect, grpc.WaitForReady(true))
 	if err != nil {
 		return fromStatus(err)
 	}
