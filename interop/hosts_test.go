@@ -245,7 +245,6 @@ func TestTwoHosts(t *testing.T) {
 
 	s.outage()
 	s.changes()
-
 }
 
 // outage kills the server, calls on, and wants no call to fail.
