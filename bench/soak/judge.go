@@ -82,8 +82,10 @@ func scrape(ctx context.Context, addr string) (map[string]float64, error) {
 
 // judgeMemory compares the process after a fifth of the run with its end, minute 2
 // with minute 10 of ten minutes: the least of the samples of a tenth of the run
-// around the one and before the other. What requests under way hold comes and goes;
-// what leaked stays, and raises the least too.
+// around the one and before the other. The heap that a collection leaves behind is
+// what is in use and what was made while it ran; the latter comes and goes with the
+// load and the machine's other work. What leaked stays: it is in every later sample,
+// and so raises the least of them too.
 func judgeMemory(all []sample, o options) error {
 	if o.samples != "" {
 		if err := writeSamples(o.samples, all); err != nil {
@@ -179,37 +181,56 @@ func (m *meshRun) judgeEvents(ctx context.Context, sent int, since time.Time) er
 	}
 }
 
-// countEvents says how many calls lack an event at either end, how many have one
-// too many, and how many events are of no call of the run, or of one that failed.
+// countEvents reads every event of the run into a tally.
 func (m *meshRun) countEvents(ctx context.Context, sent int, since time.Time) (missing, wrong, others int, err error) {
-	calls := make(map[string]ends, sent)
+	t := tally{calls: make(map[string]ends, sent)}
 	// Not by caller and callee: the one of a refusal need not be known.
-	err = m.events(ctx, api.ListEventsParams{Since: since}, func(e *audit.Event) {
-		switch {
-		case e.Class != audit.Access:
-			return
-		case e.Call == nil || e.Action != audit.Call || e.Outcome != audit.Allowed || e.Call.Status != http.StatusOK || e.Call.Error != "":
-			others++
-			return
-		}
-		c := calls[e.Call.RequestID]
-		if e.Call.End == "inbound" {
-			c.in++
-		} else {
-			c.out++
-		}
-		calls[e.Call.RequestID] = c
-	})
+	err = m.events(ctx, api.ListEventsParams{Since: since}, t.add)
+	missing, wrong, others = t.judge(sent)
+	return missing, wrong, others, err
+}
+
+// A tally counts the events of calls by their request id, and of nothing else.
+type tally struct {
+	calls  map[string]ends
+	others int
+}
+
+func (t *tally) add(e *audit.Event) {
+	switch {
+	case e.Class != audit.Access:
+		return
+	case e.Call == nil || e.Action != audit.Call || e.Outcome != audit.Allowed || e.Call.Status != http.StatusOK || e.Call.Error != "":
+		t.others++
+		return
+	}
+	c := t.calls[e.Call.RequestID]
+	if e.Call.End == "inbound" {
+		c.in++
+	} else {
+		c.out++
+	}
+	t.calls[e.Call.RequestID] = c
+}
+
+// judge says how many of the calls that were sent lack an event at either end, how
+// many have one too many, and how many events are of no call of the run, or of one
+// that failed.
+func (t *tally) judge(sent int) (missing, wrong, others int) {
+	known := 0
 	for i := range sent {
-		switch c := calls[requestID(i)]; {
+		c, ok := t.calls[requestID(i)]
+		if ok {
+			known++
+		}
+		switch {
 		case c.in > 1 || c.out > 1:
 			wrong++
 		case c != ends{1, 1}:
 			missing++
 		}
-		delete(calls, requestID(i))
 	}
-	return missing, wrong, others + len(calls), err
+	return missing, wrong, t.others + len(t.calls) - known
 }
 
 // events calls each for every event of a filter.
