@@ -17,8 +17,8 @@ type devOptions struct {
 	Dir, MeshFile string
 	// Try makes the calls of the tour and ends; Fresh forgets what is in Dir first.
 	Try, Fresh bool
-	// PortBase is the first port of the shop; 0 is the usual one, less than 0 a
-	// free range.
+	// PortBase is the first port of the shop; 0 is the one that it had, less than 0
+	// a free range.
 	PortBase int
 	// Metrics is where metrics and health are served, host:port; "" is the usual
 	// place.
@@ -63,7 +63,7 @@ ledger, each a process of its own), and prints what to try. Ctrl-C stops it all.
 	f.BoolVar(&o.Try, "try", false, "make the calls of the tour, say what came of each, and end")
 	f.BoolVar(&o.Fresh, "fresh", false, "forget everything in the data directory first")
 	f.StringVar(&o.Metrics, "metrics", "", "`host:port` for metrics and health")
-	f.IntVar(&o.PortBase, "port-base", 0, "first `port` of the shop (0: the usual one, -1: a free range)")
+	f.IntVar(&o.PortBase, "port-base", 0, "first `port` of the shop (0: as before, 8440 at first; -1: a free range)")
 	cmd.AddCommand(&cobra.Command{
 		Use: "app NAME", Short: "one process of the example shop", Hidden: true, Args: arguments(1, 1, "the NAME of an application"),
 		RunE: func(cmd *cobra.Command, args []string) error { return a.runDevApp(cmd.Context(), args[0]) },

@@ -45,6 +45,9 @@ func runDev(ctx context.Context, o devOptions) error {
 // present shows the mesh and then tries it, or waits for the interrupt.
 func present(ctx context.Context, o devOptions, m *dev.Mesh, took time.Duration) error {
 	if o.Try {
+		for _, n := range m.Notes {
+			o.Terminal.Notef("%s\n", n)
+		}
 		return tryDev(ctx, o.Terminal, m)
 	}
 	if err := showDev(ctx, o.Terminal, m, took); err != nil && ctx.Err() == nil {
@@ -62,7 +65,7 @@ func present(ctx context.Context, o devOptions, m *dev.Mesh, took time.Duration)
 // devConfig turns what was asked for into what is started.
 func devConfig(o devOptions) (dev.Config, error) {
 	cfg := dev.Config{
-		Dir: o.Dir, Fresh: o.Fresh, PortBase: o.PortBase, Metrics: o.Metrics, Version: version().wire(), Env: os.Environ(), Clock: clock.System{}, Debug: o.debug,
+		Dir: o.Dir, Fresh: o.Fresh, Try: o.Try, PortBase: o.PortBase, Metrics: o.Metrics, Version: version().wire(), Env: os.Environ(), Clock: clock.System{}, Debug: o.debug,
 		// Everything an operator must know is said on the terminal; the log is
 		// for what goes wrong behind it.
 		Logger: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})),
@@ -158,7 +161,7 @@ func showDev(ctx context.Context, t *term.Terminal, m *dev.Mesh, took time.Durat
 	}
 	if t.JSON() {
 		return t.Document("dev", map[string]any{
-			"dir": m.Dir, "api": m.API.Socket(), "workload_api": "unix://" + m.Socket, "demo": m.Demo, "status": st, "commands": m.Commands(),
+			"dir": m.Dir, "notes": slices.Concat([]string{}, m.Notes), "api": m.API.Socket(), "workload_api": "unix://" + m.Socket, "demo": m.Demo, "status": st, "commands": m.Commands(),
 		})
 	}
 	tab := &term.Table{Columns: []term.Column{{Title: ""}, {Title: "WHAT"}, {Title: "IDENTITY"}, {Title: "WHERE"}}}
@@ -185,7 +188,11 @@ func showDev(ctx context.Context, t *term.Terminal, m *dev.Mesh, took time.Durat
 	for _, p := range m.Applied.Ports {
 		t.Printf("  %-14s %s reaches %s at 127.0.0.1:%d\n", "", p.From, p.To, p.Port)
 	}
-	t.Printf("ready in %.1fs\n\nTry\n", took.Seconds())
+	t.Printf("ready in %.1fs\n", took.Seconds())
+	for _, n := range m.Notes {
+		t.Printf("%s  %s\n", t.Mark(term.Look), n)
+	}
+	t.Printf("\nTry\n")
 	for _, c := range m.Commands() {
 		t.Printf("  # %s\n  %s\n", c.What, c.Line)
 	}

@@ -41,7 +41,7 @@ func (m *Mesh) shell(name string) string {
 func (m *Mesh) Commands() []Command {
 	p := m.Command()
 	var out []Command
-	if m.Demo {
+	if m.Demo && !m.changed {
 		curl := fmt.Sprintf("curl -s --cacert %s", m.shell("ca.pem"))
 		key := func(name string) string { return fmt.Sprintf(`-H "X-API-Key: $(cat %s)"`, m.shell(name+".key")) }
 		out = []Command{

@@ -22,6 +22,7 @@ import (
 	"github.com/parleymesh/parley/internal/control/api"
 	"github.com/parleymesh/parley/internal/fault"
 	"github.com/parleymesh/parley/internal/gate/authn"
+	"github.com/parleymesh/parley/internal/mesh"
 	"github.com/parleymesh/parley/internal/node"
 )
 
@@ -33,12 +34,14 @@ type Config struct {
 	Dir string
 	// Fresh forgets what is in Dir first, once nothing else stands in the way.
 	Fresh bool
+	// Try says that the tour is to be made, which needs the shop as it is built in.
+	Try bool
 	// MeshName and MeshText are a mesh file of one's own; without a text the
 	// shop runs.
 	MeshName string
 	MeshText string
-	// PortBase is the first of forty ports that the shop uses; 0 means
-	// DefaultPortBase, and less than 0 a free range.
+	// PortBase is the first of forty ports that the shop uses; 0 means those that it
+	// had in Dir, DefaultPortBase at first, and less than 0 a free range.
 	PortBase int
 	// Metrics is where metrics and health are served, host:port; empty is beside
 	// the shop's ports, and nowhere without the shop.
@@ -74,6 +77,8 @@ type Mesh struct {
 	Applied *api.ApplyResult
 	// Base is the port base of the shop.
 	Base int
+	// Notes are what whoever started it has to know, in whole lines.
+	Notes []string
 
 	clock clock.Clock
 	node  *node.Node
@@ -81,6 +86,13 @@ type Mesh struct {
 	keys  map[string]string
 	roots []byte
 	ports map[[2]string]int
+	// draft is the shop's mesh file as it was; changed says that the shop runs as
+	// somebody changed it.
+	draft   draft
+	changed bool
+	// file is the mesh file that is applied, metrics where they are served.
+	file    *mesh.File
+	metrics string
 }
 
 // stopTime bounds how long stopping may take.
@@ -128,6 +140,15 @@ func Start(ctx context.Context, cfg Config) (_ *Mesh, err error) {
 		return nil, m.portHint(err)
 	}
 	// Nobody else uses the directory now, and nothing in it is damaged.
+	if m.Demo {
+		err = m.settle(ctx, &cfg)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if m.file, err = mesh.Parse(cfg.MeshName, []byte(cfg.MeshText)); err != nil {
+		return nil, err
+	}
 	if err := m.install(cfg); err != nil {
 		return nil, err
 	}
@@ -137,7 +158,11 @@ func Start(ctx context.Context, cfg Config) (_ *Mesh, err error) {
 	if m.Demo {
 		err = m.startShop(ctx, cfg)
 	}
-	return m, err
+	if err != nil {
+		return nil, err
+	}
+	// Last, so that whoever sees it finds the whole mesh ready.
+	return m, os.WriteFile(filepath.Join(cfg.Dir, "ca.pem"), m.roots, 0o644)
 }
 
 // makeDir makes the data directory. Services may run as other users: they have to
@@ -152,24 +177,11 @@ func makeDir(dir string) error {
 	return err
 }
 
-// chooseDemo chooses the ports of the shop and thereby its mesh file.
-func (m *Mesh) chooseDemo(cfg *Config) error {
-	var err error
-	if m.Base, err = portBase(cfg.PortBase); err != nil {
-		return err
-	}
-	cfg.MeshName, cfg.MeshText = filepath.Join(cfg.Dir, "parley.yaml"), demoMesh(binDir(cfg.Dir), m.Base)
-	if cfg.Debug.Mesh != nil {
-		cfg.MeshText = cfg.Debug.Mesh(cfg.MeshText)
-	}
-	return nil
-}
-
 // install puts the executables, and the shop's mesh file where it can be read.
 func (m *Mesh) install(cfg Config) error {
 	names := []string{"parley"}
 	if m.Demo {
-		names = append(names, "web", "orders", "payments", "ledger", "stranger")
+		names = append(append(names, demoServices...), "stranger")
 	}
 	if err := install(cfg.Self, binDir(cfg.Dir), names...); err != nil || !m.Demo {
 		return err
@@ -177,7 +189,7 @@ func (m *Mesh) install(cfg Config) error {
 	if err := m.appPortsFree(); err != nil {
 		return err
 	}
-	return os.WriteFile(cfg.MeshName, []byte(cfg.MeshText), 0o644)
+	return m.writeMesh(cfg)
 }
 
 // nodeConfig is what the node of this mesh is started with.
@@ -194,6 +206,7 @@ func (m *Mesh) nodeConfig(cfg Config) (node.Config, error) {
 	if nc.Metrics = cfg.Metrics; nc.Metrics == "" && m.Demo {
 		nc.Metrics = fmt.Sprintf("127.0.0.1:%d", m.Base+offMetrics)
 	}
+	m.metrics = nc.Metrics
 	if cfg.Debug.Node != nil {
 		cfg.Debug.Node(&nc)
 	}
@@ -209,8 +222,8 @@ func (m *Mesh) startNode(ctx context.Context, nc node.Config) (err error) {
 	return err
 }
 
-// apply makes the mesh file the desired state, and writes down what clients of the
-// gateway have to trust.
+// apply makes the mesh file the desired state, and learns what clients of the gateway
+// have to trust.
 func (m *Mesh) apply(ctx context.Context, cfg Config) (err error) {
 	m.Applied, err = m.API.Apply(ctx, api.ApplyRequest{Name: cfg.MeshName, Text: cfg.MeshText, Message: "parley dev"})
 	if err != nil {
@@ -219,14 +232,15 @@ func (m *Mesh) apply(ctx context.Context, cfg Config) (err error) {
 	if m.Applied.Fault.Code != "" {
 		return m.Applied.Fault.Fault()
 	}
+	if r := m.Applied; !m.Demo && r.Previous > 0 && !r.Unchanged {
+		m.note("%s differs from revision %d, which ran last, so it is applied. Undo it:  %s config rollback %d", cfg.MeshName, r.Previous, m.Command(), r.Previous)
+	}
 	m.ports = map[[2]string]int{}
 	for _, p := range m.Applied.Ports {
 		m.ports[[2]string{p.From, p.To}] = p.Port
 	}
-	if m.roots, err = m.API.Bundle(ctx); err != nil {
-		return err
-	}
-	return os.WriteFile(filepath.Join(cfg.Dir, "ca.pem"), m.roots, 0o644)
+	m.roots, err = m.API.Bundle(ctx)
+	return err
 }
 
 // startShop starts the applications and sees to the two API keys.
@@ -234,7 +248,7 @@ func (m *Mesh) startShop(ctx context.Context, cfg Config) error {
 	if err := m.demoKeys(ctx); err != nil {
 		return err
 	}
-	for _, app := range apps(m.Base, m.Socket, m.ports) {
+	for _, app := range m.shop() {
 		if cfg.Debug.App != nil {
 			cfg.Debug.App(&app)
 		}
@@ -314,7 +328,7 @@ func (m *Mesh) GatewayURL() string { return fmt.Sprintf("https://localhost:%d", 
 
 // MetricsURL is where metrics and health are served.
 func (m *Mesh) MetricsURL() string {
-	return fmt.Sprintf("http://127.0.0.1:%d/metrics", m.Base+offMetrics)
+	return fmt.Sprintf("http://%s/metrics", m.metrics)
 }
 
 // Way is the address of the outbound listener from one service to another.
@@ -330,13 +344,7 @@ func (m *Mesh) way(h hop) string {
 			return app.Payments
 		}
 	}
-	return fmt.Sprintf("127.0.0.1:%d", m.ports[[2]string{h.from, h.to}])
-}
-
-// inbound is the address of a service's inbound listener.
-func (m *Mesh) inbound(service string) string {
-	off := map[string]int{"web": 0, "orders": 1, "payments": 2, "ledger": 3}
-	return fmt.Sprintf("127.0.0.1:%d", m.Base+offInbound+off[service])
+	return m.outbound(h.from, h.to)
 }
 
 func (m *Mesh) ask(ctx context.Context, app string, q ask) answer {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -20,6 +21,9 @@ const (
 	offOutbound = 30 // the first port that `calls` are given
 	portsNeeded = 40
 )
+
+// demoServices are the services of the shop, each an executable of that name.
+var demoServices = []string{"web", "orders", "payments", "ledger"}
 
 // DefaultPortBase puts the demo's gateway on port 8443.
 const DefaultPortBase = 8440
@@ -89,19 +93,45 @@ func quote(path string) string {
 	return strconv.Quote(path)
 }
 
-// apps are the demo's applications with what each is told. ports are the
-// outbound ports that the mesh gave.
-func apps(base int, socket string, ports map[[2]string]int) []AppConfig {
-	local := func(p int) string { return fmt.Sprintf("127.0.0.1:%d", p) }
-	to := func(from, to string) string { return local(ports[[2]string{from, to}]) }
-	return []AppConfig{
-		{Name: "ledger", Listen: local(base + offLedger), Socket: socket},
-		{Name: "payments", Listen: local(base + offPayments), Socket: socket, Ledger: to("payments", "ledger")},
-		{Name: "orders", Listen: local(base + offOrders), Socket: socket, Payments: to("orders", "payments")},
-		{Name: "web", Listen: local(base + offWeb), Socket: socket, Orders: to("web", "orders"), Payments: to("web", "payments"), Ledger: to("web", "ledger")},
-		// The stranger runs from an executable that no service names.
-		{Name: "stranger", Socket: socket, Orders: to("web", "orders")},
+// shop are the demo's applications, of those services that the mesh file has, with
+// what each is told.
+func (m *Mesh) shop() []AppConfig {
+	all := []AppConfig{
+		{Name: "ledger"},
+		{Name: "payments", Ledger: m.outbound("payments", "ledger")},
+		{Name: "orders", Payments: m.outbound("orders", "payments")},
+		{Name: "web", Orders: m.outbound("web", "orders"), Payments: m.outbound("web", "payments"), Ledger: m.outbound("web", "ledger")},
 	}
+	all = slices.DeleteFunc(all, func(a AppConfig) bool { return m.file.Services[a.Name] == nil })
+	for i := range all {
+		all[i].Socket, all[i].Listen = m.Socket, m.appAddress(all[i].Name)
+	}
+	// The stranger runs from an executable that no service names.
+	return append(all, AppConfig{Name: "stranger", Socket: m.Socket, Orders: m.outbound("web", "orders")})
+}
+
+// appAddress is where a service's application listens, host:port; empty where it
+// has none, or one on a Unix socket, which the shop's do not serve.
+func (m *Mesh) appAddress(service string) string {
+	if s := m.file.Services[service]; s != nil && s.Inbound != nil && !strings.HasPrefix(s.Inbound.App, "unix:") {
+		return s.Inbound.App
+	}
+	return ""
+}
+
+// inbound is the address of a service's inbound listener.
+func (m *Mesh) inbound(service string) string { return m.file.Services[service].Inbound.Listen }
+
+// outbound is where one service reaches another.
+func (m *Mesh) outbound(from, to string) string {
+	if s := m.file.Services[from]; s != nil {
+		for _, c := range s.Calls {
+			if c.To == to && c.Listen != "" {
+				return c.Listen
+			}
+		}
+	}
+	return fmt.Sprintf("127.0.0.1:%d", m.ports[[2]string{from, to}])
 }
 
 // binDir is where a data directory keeps the executables of the demo.

@@ -57,13 +57,17 @@ func free(first int) bool {
 // appPortsFree looks for somebody on the ports of the applications, which the mesh
 // does not listen on and so does not find taken.
 func (m *Mesh) appPortsFree() error {
-	for _, off := range []int{offWeb, offOrders, offPayments, offLedger} {
-		port := m.Base + off
-		if l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port)); err == nil {
+	for _, name := range demoServices {
+		addr := m.appAddress(name)
+		_, port, err := net.SplitHostPort(addr)
+		if err != nil {
+			continue // it serves nothing
+		}
+		if l, err := net.Listen("tcp", addr); err == nil {
 			l.Close()
 		} else if errors.Is(err, syscall.EADDRINUSE) {
-			return m.portHint(fault.New(fault.PortOccupied, fmt.Sprintf("see who has it: ss -ltnp 'sport = :%d'", port),
-				"another process listens on 127.0.0.1:%d, where an application of the shop is to run", port))
+			return m.portHint(fault.New(fault.PortOccupied, fmt.Sprintf("see who has it: ss -ltnp 'sport = :%s'", port),
+				"another process listens on %s, where an application of the shop is to run", addr))
 		}
 	}
 	return nil
@@ -72,7 +76,7 @@ func (m *Mesh) appPortsFree() error {
 // portHint adds to a fault about a port of the shop how to have others.
 func (m *Mesh) portHint(err error) error {
 	for _, f := range fault.All(err) {
-		if m.Demo && (f.Code == fault.PortOccupied || f.Code == fault.PortForbidden) {
+		if m.Demo && !m.changed && (f.Code == fault.PortOccupied || f.Code == fault.PortForbidden) {
 			f.Hint += "\nor let the shop have free ports: parley dev --port-base -1"
 		}
 	}

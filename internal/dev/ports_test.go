@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/parleymesh/parley/internal/fault"
+	"github.com/parleymesh/parley/internal/mesh"
 )
 
 func TestPortBase(t *testing.T) {
@@ -34,7 +35,11 @@ func TestApplicationPortTaken(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := &Mesh{Base: base, Demo: true}
+	file, err := mesh.Parse("parley.yaml", []byte(demoMesh("/bin", base)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := &Mesh{Base: base, Demo: true, file: file}
 	if err := m.appPortsFree(); err != nil {
 		t.Fatal(err)
 	}
