@@ -50,7 +50,7 @@ func (a *app) address() (string, error) {
 
 // sockets are the places where a server's socket may be, the nearest first.
 func (a *app) sockets() []string {
-	places := []string{filepath.Join(".parley", socketName)}
+	places := []string{filepath.Join(defaultDir, socketName)}
 	// The XDG base directory specification: a relative path is to be ignored.
 	if dir := a.getenv("XDG_RUNTIME_DIR"); filepath.IsAbs(dir) {
 		places = append(places, filepath.Join(dir, "parley", socketName))

@@ -10,6 +10,9 @@ import (
 	"github.com/parleymesh/parley/internal/dev"
 )
 
+// defaultDir is the data directory of `parley dev`, and where commands look for it.
+const defaultDir = ".parley"
+
 // devOptions are what `parley dev` was asked for.
 type devOptions struct {
 	// Dir is the data directory. MeshFile is a mesh file of the person's own; ""
@@ -29,6 +32,21 @@ type devOptions struct {
 	Terminal *term.Terminal
 	// debug breaks the mesh on purpose, in tests.
 	debug dev.Debug
+}
+
+// command is `parley dev` on the same directory and mesh file, as a shell takes it;
+// --port-base and --fresh, which hints are about, go behind it.
+func (o devOptions) command() string {
+	c := "parley dev"
+	for _, f := range [][2]string{{"--dir", o.Dir}, {"--file", o.MeshFile}, {"--metrics", o.Metrics}} {
+		if f[1] != "" && f != [2]string{"--dir", defaultDir} {
+			c += " " + f[0] + " " + quoted(f[1])
+		}
+	}
+	if o.Try {
+		c += " --try"
+	}
+	return c
 }
 
 func (a *app) devCommand() *cobra.Command {
@@ -58,7 +76,7 @@ ledger, each a process of its own), and prints what to try. Ctrl-C stops it all.
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&o.Dir, "dir", ".parley", "data `directory`, made where it is not there")
+	f.StringVar(&o.Dir, "dir", defaultDir, "data `directory`, made where it is not there")
 	f.StringVarP(&o.MeshFile, "file", "f", "", "mesh `file` to run instead of the shop (./parley.yaml, where that is there)")
 	f.BoolVar(&o.Try, "try", false, "make the calls of the tour, say what came of each, and end")
 	f.BoolVar(&o.Fresh, "fresh", false, "forget everything in the data directory first")

@@ -50,7 +50,8 @@ func present(ctx context.Context, o devOptions, m *dev.Mesh, took time.Duration)
 		}
 		return tryDev(ctx, o.Terminal, m)
 	}
-	if err := showDev(ctx, o.Terminal, m, took); err != nil && ctx.Err() == nil {
+	// What was started is shown even to somebody who stops it at once.
+	if err := showDev(context.WithoutCancel(ctx), o, m, took); err != nil {
 		return err
 	}
 	select {
@@ -65,7 +66,7 @@ func present(ctx context.Context, o devOptions, m *dev.Mesh, took time.Duration)
 // devConfig turns what was asked for into what is started.
 func devConfig(o devOptions) (dev.Config, error) {
 	cfg := dev.Config{
-		Dir: o.Dir, Fresh: o.Fresh, Try: o.Try, PortBase: o.PortBase, Metrics: o.Metrics, Version: version().wire(), Env: os.Environ(), Clock: clock.System{}, Debug: o.debug,
+		Dir: o.Dir, Command: o.command(), Fresh: o.Fresh, Try: o.Try, PortBase: o.PortBase, Metrics: o.Metrics, Version: version().wire(), Env: os.Environ(), Clock: clock.System{}, Debug: o.debug,
 		// Everything an operator must know is said on the terminal; the log is
 		// for what goes wrong behind it.
 		Logger: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})),
@@ -154,7 +155,8 @@ func sayTried(t *term.Terminal, m *dev.Mesh, lines []dev.Line, ok bool, took tim
 }
 
 // showDev says what runs, and what to try.
-func showDev(ctx context.Context, t *term.Terminal, m *dev.Mesh, took time.Duration) error {
+func showDev(ctx context.Context, o devOptions, m *dev.Mesh, took time.Duration) error {
+	t := o.Terminal
 	st, err := m.API.Status(ctx)
 	if err != nil {
 		return err
@@ -196,7 +198,7 @@ func showDev(ctx context.Context, t *term.Terminal, m *dev.Mesh, took time.Durat
 	for _, c := range m.Commands() {
 		t.Printf("  # %s\n  %s\n", c.What, c.Line)
 	}
-	t.Printf("\nCtrl-C stops it and keeps the identities. Start over with: parley dev --fresh\n")
+	t.Printf("\nCtrl-C stops it and keeps the identities. Start over with: %s --fresh\n", o.command())
 	return nil
 }
 

@@ -72,7 +72,7 @@ func checkUTF8(text, name string) error {
 // quoted is a file name as a shell takes it.
 func quoted(file string) string {
 	plain := func(r rune) bool {
-		return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("._-/+", r)
+		return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("._-/+:", r)
 	}
 	if file != "" && strings.IndexFunc(file, func(r rune) bool { return !plain(r) }) < 0 {
 		return file

@@ -32,6 +32,9 @@ type Config struct {
 	Self string
 	// Dir is the data directory. It is kept from one start to the next.
 	Dir string
+	// Command is `parley dev` with the flags that it was given, for hints; those
+	// that a hint is about may follow it.
+	Command string
 	// Fresh forgets what is in Dir first, once nothing else stands in the way.
 	Fresh bool
 	// Try says that the tour is to be made, which needs the shop as it is built in.
@@ -93,6 +96,9 @@ type Mesh struct {
 	// file is the mesh file that is applied, metrics where they are served.
 	file    *mesh.File
 	metrics string
+	// command and touring are what Config says.
+	command string
+	touring bool
 }
 
 // stopTime bounds how long stopping may take.
@@ -105,7 +111,7 @@ func Start(ctx context.Context, cfg Config) (_ *Mesh, err error) {
 	if cfg.Dir, err = filepath.Abs(cfg.Dir); err != nil {
 		return nil, err
 	}
-	m := &Mesh{Dir: cfg.Dir, Demo: cfg.MeshText == "", clock: cfg.Clock, apps: map[string]*process{}, keys: map[string]string{}}
+	m := &Mesh{Dir: cfg.Dir, Demo: cfg.MeshText == "", command: cfg.Command, touring: cfg.Try, clock: cfg.Clock, apps: map[string]*process{}, keys: map[string]string{}}
 	if m.Demo {
 		if err := m.chooseDemo(&cfg); err != nil {
 			return nil, err
@@ -137,7 +143,7 @@ func Start(ctx context.Context, cfg Config) (_ *Mesh, err error) {
 		return nil, err
 	}
 	if err := m.startNode(ctx, nc); err != nil {
-		return nil, m.portHint(err)
+		return nil, m.hint(err)
 	}
 	// Nobody else uses the directory now, and nothing in it is damaged.
 	if m.Demo {
@@ -153,7 +159,7 @@ func Start(ctx context.Context, cfg Config) (_ *Mesh, err error) {
 		return nil, err
 	}
 	if err := m.apply(ctx, cfg); err != nil {
-		return nil, m.portHint(err)
+		return nil, m.hint(err)
 	}
 	if m.Demo {
 		err = m.startShop(ctx, cfg)

@@ -63,7 +63,7 @@ func builtIn(bin, text string) (base int, ok bool) {
 // chooseDemo chooses the shop's mesh file before anything is made: the draft where
 // somebody edited it, and otherwise the built-in text for the ports asked for.
 func (m *Mesh) chooseDemo(cfg *Config) (err error) {
-	if m.Base, err = portBase(cfg.PortBase); err != nil {
+	if m.Base, err = portBase(cfg.PortBase, cfg.Command); err != nil {
 		return err
 	}
 	cfg.MeshName = filepath.Join(cfg.Dir, meshFile)
@@ -91,7 +91,7 @@ func (m *Mesh) chooseDemo(cfg *Config) (err error) {
 // the tour, and its ports are its own.
 func (m *Mesh) keep(cfg *Config, changed string) error {
 	if cfg.Try {
-		return fault.New(fault.Usage, "choose a directory for the tour: parley dev --try --dir /tmp/p",
+		return fault.New(fault.Usage, "choose a directory for the tour: parley dev --dir /tmp/p --try",
 			"%s, and --try makes the calls of the shop as it was: nothing was changed", changed)
 	}
 	if cfg.PortBase != 0 {

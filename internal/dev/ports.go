@@ -17,12 +17,12 @@ const (
 
 // portBase is base, the default, or the first of a range in which nothing
 // listens now.
-func portBase(base int) (int, error) {
+func portBase(base int, command string) (int, error) {
 	switch {
 	case base == 0:
 		return DefaultPortBase, nil
 	case base < -1 || base > 0 && base < minPortBase || base > maxPortBase:
-		return 0, fault.New(fault.Usage, "let the shop have free ports: parley dev --port-base -1",
+		return 0, fault.New(fault.Usage, "let the shop have free ports: "+command+" --port-base -1",
 			"--port-base is between %d and %d, since the shop needs %d ports from there on, not %d", minPortBase, maxPortBase, portsNeeded, base)
 	case base > 0:
 		return base, nil
@@ -66,18 +66,25 @@ func (m *Mesh) appPortsFree() error {
 		if l, err := net.Listen("tcp", addr); err == nil {
 			l.Close()
 		} else if errors.Is(err, syscall.EADDRINUSE) {
-			return m.portHint(fault.New(fault.PortOccupied, fmt.Sprintf("see who has it: ss -ltnp 'sport = :%s'", port),
+			return m.hint(fault.New(fault.PortOccupied, fmt.Sprintf("see who has it: ss -ltnp 'sport = :%s'", port),
 				"another process listens on %s, where an application of the shop is to run", addr))
 		}
 	}
 	return nil
 }
 
-// portHint adds to a fault about a port of the shop how to have others.
-func (m *Mesh) portHint(err error) error {
+// hint adds to a fault of the shop how to have it elsewhere.
+func (m *Mesh) hint(err error) error {
 	for _, f := range fault.All(err) {
-		if m.Demo && !m.changed && (f.Code == fault.PortOccupied || f.Code == fault.PortForbidden) {
-			f.Hint += "\nor let the shop have free ports: parley dev --port-base -1"
+		switch {
+		case !m.Demo || m.changed:
+		case f.Code == fault.PortOccupied || f.Code == fault.PortForbidden:
+			f.Hint += "\nor let the shop have free ports: " + m.command + " --port-base -1"
+		case f.Code == fault.CAForeign: // the shop's trust domain is not anybody's to set
+			f.Hint = "the shop needs a directory of its own: parley dev --dir /tmp/p"
+			if m.touring {
+				f.Hint += " --try"
+			}
 		}
 	}
 	return err

@@ -13,17 +13,17 @@ import (
 func TestPortBase(t *testing.T) {
 	t.Parallel()
 	for _, base := range []int{-2, 1, 1023, 65535 - portsNeeded + 1, 65536} {
-		_, err := portBase(base)
+		_, err := portBase(base, "parley dev --dir x")
 		if all := fault.All(err); len(all) != 1 || all[0].Code != fault.Usage || all[0].Hint == "" {
 			t.Errorf("%d: %v", base, err)
 		}
 	}
 	for _, base := range []int{1024, 65535 - portsNeeded} {
-		if got, err := portBase(base); got != base || err != nil {
+		if got, err := portBase(base, "parley dev --dir x"); got != base || err != nil {
 			t.Errorf("%d: %d, %v", base, got, err)
 		}
 	}
-	if got, err := portBase(0); got != DefaultPortBase || err != nil {
+	if got, err := portBase(0, ""); got != DefaultPortBase || err != nil {
 		t.Errorf("%d, %v", got, err)
 	}
 }
@@ -31,7 +31,7 @@ func TestPortBase(t *testing.T) {
 // The ports of the applications are not the mesh's, and yet somebody may be there.
 func TestApplicationPortTaken(t *testing.T) {
 	t.Parallel()
-	base, err := portBase(-1)
+	base, err := portBase(-1, "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -39,7 +39,7 @@ func TestApplicationPortTaken(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := &Mesh{Base: base, Demo: true, file: file}
+	m := &Mesh{Base: base, Demo: true, file: file, command: "parley dev --dir x"}
 	if err := m.appPortsFree(); err != nil {
 		t.Fatal(err)
 	}
@@ -50,7 +50,7 @@ func TestApplicationPortTaken(t *testing.T) {
 	defer l.Close()
 	all := fault.All(m.appPortsFree())
 	if len(all) != 1 || all[0].Code != fault.PortOccupied || !strings.Contains(all[0].Message, l.Addr().String()) ||
-		!strings.HasSuffix(all[0].Hint, "parley dev --port-base -1") {
+		!strings.HasSuffix(all[0].Hint, "parley dev --dir x --port-base -1") {
 		t.Errorf("%+v", all)
 	}
 }

@@ -132,7 +132,7 @@ func (c *Client) unreachable(ctx context.Context, err error) error {
 	case errors.Is(err, syscall.ECONNREFUSED) && !isSocket(path):
 		return fault.New(fault.Unreachable, "name the server's socket: --api PATH", "no server: %s is no socket", path)
 	case errors.Is(err, syscall.ECONNREFUSED):
-		return fault.New(fault.Unreachable, "start it again: parley dev", "no server: nothing listens on %s any more", path)
+		return fault.New(fault.Unreachable, "start it again: "+startAgain(path), "no server: nothing listens on %s any more", path)
 	case errors.Is(err, os.ErrPermission):
 		return fault.New(fault.NotPermitted, "run this as root or as the server's own user", "this user may not open %s", path)
 	case errors.Is(err, context.DeadlineExceeded):
@@ -140,6 +140,15 @@ func (c *Client) unreachable(ctx context.Context, err error) error {
 			"the server at %s did not answer in time", path)
 	}
 	return fault.Wrap(err, fault.Unreachable, "start one: parley dev", "the server at %s does not answer", path)
+}
+
+// startAgain is the command that starts a server whose socket is left over at path.
+func startAgain(path string) string {
+	dir := filepath.Dir(path)
+	if here, err := filepath.Abs(".parley"); err == nil && here == dir {
+		return "parley dev, with the --file that it had"
+	}
+	return "parley dev --dir " + dir + ", with the --file that it had"
 }
 
 // problem is the faults of an error reply.

@@ -85,14 +85,16 @@ func TestUnreachableServerSaysWhyAndWhatToDo(t *testing.T) {
 	}
 	l.(*net.UnixListener).SetUnlinkOnClose(false)
 	l.Close()
-	for name, path := range map[string]string{"no socket": socket(t), "dead socket": dead} {
+	for path, hint := range map[string]string{
+		socket(t): "start one: parley dev", dead: "start it again: parley dev --dir " + filepath.Dir(dead) + ", with the --file that it had",
+	} {
 		c, err := api.New(path)
 		if err != nil {
 			t.Fatal(err)
 		}
 		_, err = c.Status(t.Context())
-		if f := fault.All(err); len(f) != 1 || f[0].Code != fault.Unreachable || !strings.Contains(f[0].Hint, "parley dev") || !strings.Contains(f[0].Message, path) {
-			t.Errorf("%s: %v", name, err)
+		if f := fault.All(err); len(f) != 1 || f[0].Code != fault.Unreachable || f[0].Hint != hint || !strings.Contains(f[0].Message, path) {
+			t.Errorf("%s: %v", path, err)
 		}
 	}
 }
