@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -184,9 +183,10 @@ func showDev(ctx context.Context, o devOptions, m *dev.Mesh, took time.Duration)
 	}
 	t.Table(tab)
 	t.Printf("\n  admin API      %s\n  Workload API   unix://%s\n", m.API.Socket(), m.Socket)
-	if m.Demo {
-		t.Printf("  metrics        %s\n  mesh file      %s\n", m.MetricsURL(), filepath.Join(m.Dir, defaultMesh))
+	if m.MetricsURL() != "" {
+		t.Printf("  metrics        %s\n", m.MetricsURL())
 	}
+	t.Printf("  mesh file      %s\n", m.File)
 	for _, p := range m.Applied.Ports {
 		t.Printf("  %-14s %s reaches %s at 127.0.0.1:%d\n", "", p.From, p.To, p.Port)
 	}

@@ -74,8 +74,9 @@ type Mesh struct {
 	API *api.Client
 	// Demo says that it is the shop.
 	Demo bool
-	// Dir and Socket are where its data and the Workload API are.
-	Dir, Socket string
+	// Dir, Socket and File are where its data, the Workload API and the mesh file
+	// are.
+	Dir, Socket, File string
 	// Applied is what applying the mesh file said.
 	Applied *api.ApplyResult
 	// Base is the port base of the shop.
@@ -146,6 +147,7 @@ func Start(ctx context.Context, cfg Config) (_ *Mesh, err error) {
 		return nil, m.hint(err)
 	}
 	// Nobody else uses the directory now, and nothing in it is damaged.
+	m.File = cfg.MeshName
 	if m.Demo {
 		err = m.settle(ctx, &cfg)
 	}
@@ -332,8 +334,11 @@ func (m *Mesh) Stop(ctx context.Context) error {
 // GatewayURL is where the shop's edge listens.
 func (m *Mesh) GatewayURL() string { return fmt.Sprintf("https://localhost:%d", m.Base+offGateway) }
 
-// MetricsURL is where metrics and health are served.
+// MetricsURL is where metrics are served, "" where they are not.
 func (m *Mesh) MetricsURL() string {
+	if m.metrics == "" {
+		return ""
+	}
 	return fmt.Sprintf("http://%s/metrics", m.metrics)
 }
 

@@ -68,6 +68,10 @@ func install(self, dir string, names ...string) error {
 
 func copyFile(from, to string) error {
 	in, err := os.Open(from)
+	if errors.Is(err, os.ErrNotExist) {
+		// --fresh took it away: it was started from the directory's own bin.
+		in, err = os.Open("/proc/self/exe")
+	}
 	if err != nil {
 		return err
 	}
