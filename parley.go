@@ -58,6 +58,7 @@ import (
 	"time"
 
 	"github.com/parleymesh/parley/internal/clock"
+	"github.com/parleymesh/parley/internal/fault"
 	"github.com/parleymesh/parley/internal/identity"
 	"github.com/parleymesh/parley/internal/workload/client"
 )
@@ -90,7 +91,8 @@ type Workload struct {
 	// ("spiffe://partner.example/billing"). Empty means nobody.
 	Allow []string
 
-	// Logger gets refused callers and trouble with the agent. Nil logs nothing.
+	// Logger gets refused callers and trouble with the agent. Nil logs nothing, but
+	// for one line to slog.Default where the start has to wait for an identity.
 	Logger *slog.Logger
 
 	once    sync.Once
@@ -175,7 +177,7 @@ func (w *Workload) run(ctx context.Context) (*running, error) {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	src, err := client.Dial(ctx, client.Config{Socket: w.socket(), Clock: clock.System{}, Logger: log})
+	src, err := client.Dial(ctx, client.Config{Socket: w.socket(), Clock: clock.System{}, Logger: log, Waiting: w.waiting})
 	if err != nil {
 		return nil, err
 	}
@@ -192,6 +194,16 @@ func (w *Workload) run(ctx context.Context) (*running, error) {
 		r.allow[id] = true
 	}
 	return r, nil
+}
+
+// waiting says why nothing happens yet: half a minute of silence looks like a program
+// that hangs.
+func (w *Workload) waiting(f *fault.Fault) {
+	log := w.Logger
+	if log == nil {
+		log = slog.Default()
+	}
+	log.Warn("waiting for an identity", "error", f.Error(), "hint", f.Hint)
 }
 
 func (w *Workload) socket() string {
@@ -212,6 +224,9 @@ func (w *Workload) socket() string {
 func (w *Workload) why(err error) error {
 	if w.ended.Err() != nil {
 		return ErrClosed
+	}
+	for _, f := range fault.All(err) {
+		return fmt.Errorf("parley: %w; %s", err, f.Hint)
 	}
 	return fmt.Errorf("parley: %w", err)
 }

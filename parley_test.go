@@ -330,8 +330,8 @@ func TestStartSaysWhatIsWrong(t *testing.T) {
 	t.Parallel()
 	a := xtest.Start(t)
 	for name, tc := range map[string]struct{ socket, want string }{
-		"no identity":  {a.URI(), "no identity in the mesh"},
-		"no agent":     {a.Socket + ".not", "no such file"},
+		"no identity":  {a.URI(), "no service's runs_as matches process"},
+		"no agent":     {a.Socket + ".not", "set SPIFFE_ENDPOINT_SOCKET=unix:///"},
 		"TCP":          {"tcp://127.0.0.1:1", "Unix socket"},
 		"wrong socket": {"run/sock", "unix://"},
 	} {
@@ -349,6 +349,28 @@ func TestStartSaysWhatIsWrong(t *testing.T) {
 			t.Errorf("Allow %q was accepted", name)
 		}
 		w.Close()
+	}
+}
+
+func TestAWaitingStartIsNotSilent(t *testing.T) {
+	t.Parallel()
+	a := xtest.Start(t) // nobody has an identity
+	log := &logged{}
+	w := &parley.Workload{Socket: a.Socket, Logger: slog.New(slog.NewTextHandler(log, nil))}
+	t.Cleanup(func() { w.Close() })
+	started := make(chan error, 1)
+	go func() { started <- w.Start(t.Context()) }()
+	for end := time.Now().Add(5 * time.Second); !strings.Contains(log.String(), `msg="waiting for an identity"`); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("nothing was said in five seconds: %s", log)
+		}
+	}
+	if !strings.Contains(log.String(), "no service's runs_as matches process") {
+		t.Errorf("it does not say what to do: %s", log)
+	}
+	a.Set(a.Identity("orders", 1)) // and it goes on
+	if err := <-started; err != nil {
+		t.Error(err)
 	}
 }
 

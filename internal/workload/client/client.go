@@ -13,8 +13,10 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"os"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	workloadpb "github.com/spiffe/go-spiffe/v2/proto/spiffe/workload"
@@ -36,15 +38,20 @@ const (
 	// Waits between attempts double from first to longest, with jitter.
 	firstWait   = 100 * time.Millisecond
 	longestWait = 15 * time.Second
+	// patience is how long Dial waits before it tells somebody.
+	patience = time.Second
 )
 
-// Config is what a Client needs; every field is required.
+// Config is what a Client needs; every field but Waiting is required.
 type Config struct {
 	// Socket is where the API is, as SPIFFE_ENDPOINT_SOCKET has it:
 	// unix:///run/parley/workload.sock.
 	Socket string
 	Clock  clock.Clock
 	Logger *slog.Logger
+	// Waiting is told once that there is still no identity after a second: why, and
+	// what to do about it. Dial goes on.
+	Waiting func(*fault.Fault)
 }
 
 // A Client holds this process's current credential and trust, and follows their
@@ -58,8 +65,9 @@ type Client struct {
 	cancel context.CancelFunc
 	wg     sync.WaitGroup // the one goroutine, which cancel ends
 
-	mu  sync.Mutex // guards err
-	err error      // why the last attempt failed
+	mu      sync.Mutex // guards what follows
+	err     error      // why the last attempt failed
+	dialErr error      // the system's word on the socket, nil where it opened
 }
 
 // A state is one message of the server.
@@ -75,37 +83,82 @@ func Dial(ctx context.Context, cfg Config) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	conn, err := connect(path)
-	if err != nil {
+	c := &Client{cfg: cfg, first: make(chan struct{})}
+	if c.conn, err = c.connect(path); err != nil {
 		return nil, fmt.Errorf("workload API %s: %w", cfg.Socket, err)
 	}
-	c := &Client{cfg: cfg, conn: conn, api: workloadpb.NewSpiffeWorkloadAPIClient(conn), first: make(chan struct{})}
+	c.api = workloadpb.NewSpiffeWorkloadAPIClient(c.conn)
 	var run context.Context
 	run, c.cancel = context.WithCancel(context.Background())
-	done := make(chan struct{})
+	done, late := make(chan struct{}), make(chan struct{})
 	c.wg.Go(func() {
 		defer close(done)
 		c.watch(run)
 	})
-	select {
-	case <-c.first:
-		return c, nil
-	case <-done: // the server will never answer this
-		err = c.lastError()
-	case <-ctx.Done():
-		err = errors.Join(ctx.Err(), c.lastError())
+	c.wg.Go(func() {
+		if cfg.Clock.Sleep(run, patience) == nil {
+			close(late)
+		}
+	})
+	for err == nil {
+		select {
+		case <-c.first:
+			return c, nil
+		case <-late:
+			if late = nil; cfg.Waiting != nil {
+				cfg.Waiting(c.missing(nil))
+			}
+		case <-done: // the server will never answer this
+			err = c.missing(nil)
+		case <-ctx.Done():
+			err = c.missing(ctx.Err())
+		}
 	}
 	_ = c.Close()
-	return nil, fault.Wrap(err, fault.Unreachable, "parley status", "no identity from the Workload API at %s", cfg.Socket)
+	return nil, err
 }
 
-func connect(path string) (*grpc.ClientConn, error) {
+// missing says why there is no identity, and what to do. The end of the wait is
+// ended, if it has.
+func (c *Client) missing(ended error) *fault.Fault {
+	c.mu.Lock()
+	err, dialErr := c.err, c.dialErr
+	c.mu.Unlock()
+	hint := "see what runs: parley status"
+	switch code := status.Code(err); {
+	case dialErr != nil:
+		err = dialErr
+		hint = "is the agent running (parley dev), and is this its socket? set SPIFFE_ENDPOINT_SOCKET=unix:///path/to/workload.sock"
+	case code == codes.PermissionDenied:
+		exe, _ := os.Executable()
+		hint = fmt.Sprintf("no service's runs_as matches process %d (user %d, exe %s): see parley audit search --action workload.refused", os.Getpid(), os.Geteuid(), exe)
+	}
+	if st, ok := status.FromError(err); ok && err != nil {
+		err = fmt.Errorf("%s: %s", st.Code(), st.Message()) // without "rpc error" and the like
+	}
+	if ended != nil && err != nil {
+		err = fmt.Errorf("%w (%w)", err, ended)
+	} else if err == nil {
+		err = ended
+	}
+	return fault.Wrap(err, fault.Unreachable, hint, "no identity from the Workload API at %s", c.cfg.Socket)
+}
+
+func (c *Client) connect(path string) (*grpc.ClientConn, error) {
 	return grpc.NewClient("passthrough:///"+path,
 		grpc.WithTransportCredentials(insecure.NewCredentials()), // the kernel says who both ends are
 		grpc.WithAuthority("localhost"),
 		grpc.WithContextDialer(func(ctx context.Context, path string) (net.Conn, error) {
 			var d net.Dialer
-			return d.DialContext(ctx, "unix", path)
+			conn, err := d.DialContext(ctx, "unix", path)
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			c.dialErr = err
+			var errno syscall.Errno
+			if errors.As(err, &errno) {
+				c.dialErr = errno
+			}
+			return conn, err
 		}),
 		grpc.WithConnectParams(grpc.ConnectParams{
 			Backoff:           backoff.Config{BaseDelay: firstWait, Multiplier: 2, Jitter: 0.2, MaxDelay: longestWait},
@@ -164,12 +217,6 @@ func (c *Client) FetchJWT(ctx context.Context, audience ...string) (string, erro
 		return "", errors.New("fetch a JWT-SVID: the answer has none")
 	}
 	return resp.Svids[0].Svid, nil
-}
-
-func (c *Client) lastError() error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.err
 }
 
 func outgoing(ctx context.Context) context.Context {

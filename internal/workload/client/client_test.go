@@ -4,7 +4,9 @@ import (
 	"context"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"log/slog"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -123,17 +125,36 @@ func TestAnEndedCredentialIsNotPresented(t *testing.T) {
 func TestDialSaysWhyThereIsNoIdentity(t *testing.T) {
 	t.Parallel()
 	a := xtest.Start(t) // nobody has an identity
-	for name, tc := range map[string]struct{ socket, want string }{
-		"not in the mesh": {a.URI(), "no identity in the mesh"},
-		"no agent":        {"unix:///nonexistent/workload.sock", "no such file"},
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	process := fmt.Sprintf("process %d (user %d, exe %s)", os.Getpid(), os.Geteuid(), exe)
+	for name, tc := range map[string]struct{ socket, want, hint string }{
+		"not in the mesh": {a.URI(), "no identity in the mesh", process},
+		"no agent":        {"unix:///nonexistent/workload.sock", "no such file", "set SPIFFE_ENDPOINT_SOCKET="},
 	} {
-		ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
-		c, err := client.Dial(ctx, config(tc.socket, clock.System{}))
-		cancel()
-		var f *fault.Fault
-		if c != nil || !errors.As(err, &f) || f.Code != fault.Unreachable || !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), tc.want) {
-			t.Errorf("%s: got %v", name, err)
-		}
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			ctx, cancel := context.WithTimeout(t.Context(), 1500*time.Millisecond)
+			defer cancel()
+			cfg, told := config(tc.socket, clock.System{}), []string{}
+			cfg.Waiting = func(f *fault.Fault) {
+				if ctx.Err() != nil {
+					t.Error("told when it was over")
+				}
+				told = append(told, f.Error()+": "+f.Hint)
+			}
+			c, err := client.Dial(ctx, cfg)
+			var f *fault.Fault
+			if c != nil || !errors.As(err, &f) || f.Code != fault.Unreachable || !errors.Is(err, context.DeadlineExceeded) ||
+				!strings.Contains(err.Error(), tc.want) || !strings.Contains(f.Hint, tc.hint) || strings.Contains(err.Error(), "rpc error") {
+				t.Errorf("got %v; %v", err, f)
+			}
+			if len(told) != 1 || !strings.Contains(told[0], tc.want) || !strings.Contains(told[0], tc.hint) {
+				t.Errorf("while it waited: %q", told)
+			}
+		})
 	}
 }
 
