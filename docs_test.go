@@ -333,3 +333,32 @@ func anchors(text string) (out []string) {
 	}
 	return out
 }
+
+// TestGoSnippets wants each block of Go in the documents to stand in an example,
+// word for word: those are compiled.
+func TestGoSnippets(t *testing.T) {
+	t.Parallel()
+	files, err := filepath.Glob("examples/*/main.go")
+	if err != nil || len(files) == 0 {
+		t.Fatal(files, err)
+	}
+	compiled := ""
+	for _, file := range files {
+		compiled += strings.ReplaceAll(read(t, file), "\n\t", "\n")
+	}
+	found := 0
+	for _, name := range manuals(t) {
+		for _, b := range block.FindAllStringSubmatch(read(t, name), -1) {
+			if b[1] != "go" {
+				continue
+			}
+			found++
+			if !strings.Contains(compiled, b[2]) {
+				t.Errorf("%s: no example has\n%s", name, b[2])
+			}
+		}
+	}
+	if found == 0 {
+		t.Error("the test finds no Go")
+	}
+}

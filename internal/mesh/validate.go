@@ -147,7 +147,7 @@ func (v *validator) call(path, from string, c *Call) {
 		v.contradicts(v.to(path), from+" calls itself", "the service that this stands under", "remove it: a service reaches itself without the mesh")
 	case callee != nil && callee.Inbound == nil:
 		v.contradicts(v.to(path), c.To+" cannot be called", "it has no inbound",
-			fmt.Sprintf("add under %s (%s): inbound: {listen: \":9443\", app: 127.0.0.1:8080}", c.To, v.src.where(v.f.Line("services."+c.To))))
+			fmt.Sprintf("add under %s (%s): inbound: {listen: \":9443\", app: 127.0.0.1:8080}; through a sidecar no program that uses the SDK can be called yet", c.To, v.src.where(v.f.Line("services."+c.To))))
 	case callee != nil && v.f.Services[from] != nil:
 		v.reachable(v.to(path), from, v.f.Services[from].RunsOn, c.To)
 	}
