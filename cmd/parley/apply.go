@@ -34,13 +34,13 @@ func (a *app) applyCommand() *cobra.Command {
 			if cmd.Flags().Changed("expect") {
 				r.Expect = &c.expect
 			}
-			stop := a.term.Progress(cmd.Context(), a.clock, "applying "+name)
+			stop := a.term.Progress(cmd.Context(), a.clock, "applying "+local(name))
 			result, err := client.Apply(cmd.Context(), r)
 			stop()
 			if err != nil {
 				return withSource(err, name, text)
 			}
-			return a.showResult(result, c, name, "parley apply -f "+quoted(file))
+			return a.showResult(result, c, local(name), "parley apply -f "+quoted(file))
 		},
 	}
 	cmd.Flags().StringVarP(&file, "file", "f", "parley.yaml", "mesh `file`, - for standard input")
@@ -67,7 +67,7 @@ func (c *changeFlags) add(cmd *cobra.Command) {
 func withSource(err error, name, text string) error {
 	lines := strings.Split(text, "\n")
 	for _, f := range fault.All(err) {
-		if f.File == name && f.Line >= 1 && f.Line <= len(lines) {
+		if local(f.File) == local(name) && f.Line >= 1 && f.Line <= len(lines) {
 			f.Source = lines[max(0, f.Line-2):f.Line]
 		}
 	}

@@ -48,7 +48,7 @@ func (a *app) writeFindings(findings []api.Finding) {
 	for _, f := range findings {
 		place := ""
 		if f.File != "" {
-			place = fmt.Sprintf("%s:%d  ", f.File, f.Line)
+			place = fmt.Sprintf("%s:%d  ", local(f.File), f.Line)
 		}
 		t.Printf("  %s  %s%s\n", t.Mark(term.Look), place, f.Message)
 		if f.Help != "" {

@@ -51,7 +51,7 @@ func (a *app) historyCommand() *cobra.Command {
 			if r.RollbackOf > 0 {
 				note = joined(note, "back to "+decimal(r.RollbackOf))
 			}
-			tab.Row(r.Number, term.Relative(r.Applied, now), r.Actor, r.Name, note)
+			tab.Row(r.Number, term.Relative(r.Applied, now), r.Actor, local(r.Name), note)
 		}
 		a.term.Table(tab)
 		if list.Next != "" {

@@ -43,6 +43,7 @@ func (a *app) exit(ctx context.Context, err error) int {
 	if t == nil {
 		t = a.fallback()
 	}
+	localFaults(err)
 	t.Error(err, code)
 	return code
 }

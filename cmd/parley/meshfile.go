@@ -11,27 +11,61 @@ import (
 	"github.com/parleymesh/parley/internal/fault"
 )
 
-// maxMeshFile is the largest mesh file that the admin API takes, in bytes.
-const maxMeshFile = 4 << 20
+// What the admin API takes at most, in bytes.
+const (
+	maxMeshFile = 4 << 20 // of a mesh file
+	maxName     = 255     // of its name
+)
 
-// readMesh is the text of a mesh file and the name that faults shall show. The
-// file "-" is in. What else to do where it cannot be read is next.
+// local is the name of a mesh file as it is best shown here: below the current
+// directory without that.
+func local(name string) string {
+	wd, err := os.Getwd()
+	if err != nil || !filepath.IsAbs(name) {
+		return name
+	}
+	rel, err := filepath.Rel(wd, name)
+	if err != nil || rel == ".." || strings.HasPrefix(rel, "../") {
+		return name
+	}
+	return rel
+}
+
+// localFaults shows the places of faults as local has them.
+func localFaults(err error) {
+	for _, f := range fault.All(err) {
+		if name := local(f.File); name != f.File {
+			f.Message, f.Hint = strings.ReplaceAll(f.Message, f.File+":", name+":"), strings.ReplaceAll(f.Hint, f.File+":", name+":")
+			f.File = name
+		}
+	}
+}
+
+// stdin is the name of a mesh file that came through standard input.
+const stdin = "stdin"
+
+// readMesh is the text of a mesh file and its name: its absolute path, since what
+// shows it later may run elsewhere. The file "-" is in. What else to do where it
+// cannot be read is next.
 func readMesh(in io.Reader, file, next string) (text, name string, err error) {
-	name = "stdin"
+	name = stdin
 	if file != "-" || in == nil {
 		f, err := os.Open(file)
 		if err != nil {
 			return "", "", unreadable(err, file, next)
 		}
 		defer f.Close()
-		in, name = f, filepath.ToSlash(file)
+		in, name = f, file
+		if abs, err := filepath.Abs(file); err == nil && len(abs) <= maxName {
+			name = abs
+		}
 	}
 	data, err := io.ReadAll(io.LimitReader(in, maxMeshFile+1))
 	switch {
 	case err != nil:
 		return "", "", unreadable(err, file, next)
 	case len(data) > maxMeshFile:
-		return "", "", fault.New(fault.MeshTooLarge, "is it the right file? ls -l "+quoted(file), "%s is larger than 4 MiB", name)
+		return "", "", fault.New(fault.MeshTooLarge, "is it the right file? ls -l "+quoted(file), "%s is larger than 4 MiB; nothing was changed", local(name))
 	}
 	text = string(data)
 	return text, name, checkUTF8(text, name)

@@ -49,7 +49,7 @@ func needs(s *api.Status) []need {
 	for _, f := range s.Findings {
 		place := ""
 		if f.File != "" {
-			place = fmt.Sprintf("%s:%d  ", f.File, f.Line)
+			place = fmt.Sprintf("%s:%d  ", local(f.File), f.Line)
 		}
 		next := f.Help
 		if next == "" && strings.HasPrefix(f.Code, "PAR-") {

@@ -85,21 +85,32 @@ func (a *app) writeExplanation(e *api.Explanation) {
 		t.Printf("\nThat was revision %d. Revision %d, which runs now, decides differently: %s.\n", e.Decision.Revision, e.Revision, allowedWord(e.Allow))
 	}
 	if !e.Allow && e.Suggestion.Text != "" {
-		file := e.Suggestion.File
-		if file == "" {
-			file = "the mesh file"
-		}
-		t.Printf("\nIf this call is meant to work, add this in %s:\n\n", file)
-		for line := range strings.Lines(e.Suggestion.Text) {
-			t.Printf("%s\n", strings.TrimRight(line, "\n")) // indented as it must be in the file
-		}
-		apply := "parley apply --dry-run"
-		if e.Suggestion.File != "" && e.Suggestion.File != defaultMesh {
-			apply += " -f " + e.Suggestion.File
-		}
-		t.Printf("\nThen see what it would change:  %s\n", apply)
+		suggest(t, e.Suggestion)
 	}
 	t.Hintf("\nWhat the reason means:  parley explain %s\n", reason(e))
+}
+
+// suggest shows what would allow a call, and the commands that see to it.
+func suggest(t *term.Terminal, s api.Suggestion) {
+	file, first := local(s.File), ""
+	switch file {
+	case "":
+		file = "the mesh file"
+	case stdin:
+		file, first = defaultMesh, "parley config show > "+defaultMesh
+	}
+	t.Printf("\nIf this call is meant to work, add this in %s:\n\n", file)
+	for line := range strings.Lines(strings.ReplaceAll(s.Text, "# "+s.File+":", "# "+file+":")) {
+		t.Printf("%s\n", strings.TrimRight(line, "\n")) // indented as it must be in the file
+	}
+	apply := "parley apply --dry-run"
+	if s.File != "" && file != defaultMesh {
+		apply += " -f " + quoted(file)
+	}
+	if first != "" {
+		t.Printf("\nIt came through standard input; get it back first:  %s", first)
+	}
+	t.Printf("\nThen see what it would change:  %s\n", apply)
 }
 
 func title(a *app, e *api.Explanation) string {
@@ -134,7 +145,7 @@ func rule(t *term.Terminal, e *api.Explanation) {
 	}
 	words := []string{r.ID}
 	if r.File != "" {
-		words = append(words, fmt.Sprintf("%s:%d", r.File, r.Line))
+		words = append(words, fmt.Sprintf("%s:%d", local(r.File), r.Line))
 	}
 	for _, part := range [][]string{r.From, r.Methods, r.Paths} {
 		if len(part) > 0 {
