@@ -7,6 +7,7 @@ import (
 
 	"github.com/parleymesh/parley/internal/control/api"
 	"github.com/parleymesh/parley/internal/fault"
+	"github.com/parleymesh/parley/internal/mesh"
 )
 
 func (a *app) applyCommand() *cobra.Command {
@@ -25,20 +26,13 @@ func (a *app) applyCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			client, err := a.connect()
-			if err != nil {
-				return err
-			}
-			defer client.Close()
 			r := api.ApplyRequest{Name: name, Text: text, Message: c.message, DryRun: c.dryRun}
 			if cmd.Flags().Changed("expect") {
 				r.Expect = &c.expect
 			}
-			stop := a.term.Progress(cmd.Context(), a.clock, "applying "+local(name))
-			result, err := client.Apply(cmd.Context(), r)
-			stop()
+			result, err := a.apply(cmd, r)
 			if err != nil {
-				return withSource(err, name, text)
+				return withSource(orFaults(err, r), name, text)
 			}
 			return a.showResult(result, c, local(name), "parley apply -f "+quoted(file))
 		},
@@ -46,6 +40,30 @@ func (a *app) applyCommand() *cobra.Command {
 	cmd.Flags().StringVarP(&file, "file", "f", "parley.yaml", "mesh `file`, - for standard input")
 	c.add(cmd)
 	return cmd
+}
+
+func (a *app) apply(cmd *cobra.Command, r api.ApplyRequest) (*api.ApplyResult, error) {
+	client, err := a.connect()
+	if err != nil {
+		return nil, err
+	}
+	defer client.Close()
+	defer a.term.Progress(cmd.Context(), a.clock, "applying "+local(r.Name))()
+	return client.Apply(cmd.Context(), r)
+}
+
+// orFaults is what is wrong with the file where no server was there to say it. A
+// server that answers is the judge: it may know keys that this program does not.
+func orFaults(err error, r api.ApplyRequest) error {
+	known := fault.All(err)
+	if len(known) == 0 || known[0].Code != fault.Unreachable {
+		return err
+	}
+	if _, bad := mesh.Parse(r.Name, []byte(r.Text)); bad != nil {
+		return bad
+	}
+	known[0].Hint += "\nthe file by itself has no errors"
+	return err
 }
 
 // changeFlags are those of the commands that make a revision.

@@ -9,6 +9,7 @@ import (
 
 	"github.com/parleymesh/parley/cmd/parley/term"
 	"github.com/parleymesh/parley/internal/control/api"
+	"github.com/parleymesh/parley/internal/mesh"
 )
 
 func (a *app) configCommand() *cobra.Command {
@@ -16,8 +17,9 @@ func (a *app) configCommand() *cobra.Command {
 		`  parley config history
   parley config show 3 > parley.yaml
   parley config diff 3 5
-  parley config rollback 3 --dry-run`,
-		a.historyCommand(), a.showCommand(), a.diffCommand(), a.rollbackCommand(), a.schemaCommand())
+  parley config rollback 3 --dry-run
+  parley config check -f parley.yaml`,
+		a.historyCommand(), a.showCommand(), a.diffCommand(), a.rollbackCommand(), a.checkCommand(), a.schemaCommand())
 }
 
 func (a *app) historyCommand() *cobra.Command {
@@ -175,21 +177,55 @@ func (a *app) rollbackCommand() *cobra.Command {
 	return cmd
 }
 
-func (a *app) schemaCommand() *cobra.Command {
-	return &cobra.Command{
-		Use: "schema", Short: "the JSON Schema of the mesh file, for editors",
-		Example: "  parley config schema > parley.schema.json",
-		Args:    arguments(0, 0, "no arguments"),
-		RunE: a.ask(func(cmd *cobra.Command, c *api.Client, _ []string) error {
-			schema, err := c.ConfigSchema(cmd.Context())
+func (a *app) checkCommand() *cobra.Command {
+	var file string
+	cmd := &cobra.Command{
+		Use: "check", Short: "all that is wrong with a mesh file by itself; offline",
+		Long: `It needs no server, and so cannot say what would change, nor whether a port is
+free: that is parley apply --dry-run.`,
+		Example: `  parley config check
+  parley config check -f mesh.yaml
+  render | parley config check -f -`,
+		Args: arguments(0, 0, "no arguments; name the file with --file"),
+		RunE: func(*cobra.Command, []string) error {
+			text, name, err := readMesh(a.in, file, "name the file: parley config check -f FILE")
 			if err != nil {
 				return err
 			}
-			if a.term.JSON() {
-				return a.term.Document("schema", json.RawMessage(schema))
+			f, err := mesh.Parse(name, []byte(text))
+			if err != nil {
+				return err
 			}
-			return a.term.Raw(append(bytes.TrimRight(schema, "\n"), '\n'))
-		}),
+			found := []api.Finding{}
+			for _, x := range mesh.Findings(f) {
+				found = append(found, api.Finding{Code: x.Kind, File: x.File, Line: x.Line, Message: x.Message, Help: x.Hint})
+			}
+			if a.term.JSON() {
+				return a.term.Document("check", map[string]any{
+					"file": name, "trust_domain": f.TrustDomain, "services": len(f.Services), "gateways": len(f.Gateways), "findings": found,
+				})
+			}
+			a.writeFindings(found)
+			a.term.Printf("%s  %s has no errors: %s, %s, %s\n", a.term.Mark(term.OK), local(name), f.TrustDomain,
+				term.Count(len(f.Services), "service"), term.Count(len(f.Gateways), "gateway"))
+			return nil
+		},
+	}
+	cmd.Flags().StringVarP(&file, "file", "f", defaultMesh, "mesh `file`, - for standard input")
+	return cmd
+}
+
+func (a *app) schemaCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "schema", Short: "the JSON Schema of the mesh file, for editors; offline",
+		Example: "  parley config schema > parley.schema.json",
+		Args:    arguments(0, 0, "no arguments"),
+		RunE: func(*cobra.Command, []string) error {
+			if a.term.JSON() {
+				return a.term.Document("schema", json.RawMessage(mesh.Schema()))
+			}
+			return a.term.Raw(append(bytes.TrimRight(mesh.Schema(), "\n"), '\n'))
+		},
 	}
 }
 

@@ -54,7 +54,6 @@ var questions = []struct {
 	{"show", "config show 3", "revision.json", 0},
 	{"diff", "config diff 3 4", "diff.json", 0},
 	{"rollback", "config rollback 3", "apply.json", 0},
-	{"schema", "config schema", "schema.json", 0},
 	{"key_create", "key create ci --scope orders.read", "new_key.json", 0},
 	{"key_list", "key list", "keys.json", 0},
 	{"key_revoke", "key revoke 3f9a2c7b1d", "empty", 0},
