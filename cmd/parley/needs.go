@@ -47,17 +47,44 @@ func needs(s *api.Status) []need {
 		list = append(list, need{term.No, "the audit log: " + auditWords(s), "check every hash:  parley audit verify"})
 	}
 	for _, f := range s.Findings {
-		place := ""
-		if f.File != "" {
-			place = fmt.Sprintf("%s:%d  ", local(f.File), f.Line)
+		if known(f) {
+			continue
 		}
-		next := f.Help
-		if next == "" && strings.HasPrefix(f.Code, "PAR-") {
-			next = "parley explain " + f.Code
-		}
-		list = append(list, need{term.Look, place + f.Message, next})
+		list = append(list, found(f))
 	}
 	return list
+}
+
+// known says that a finding asks nobody to act: it is meant as it is, or it is a
+// call that policy refuses, which is what policy is for. apply tells of the latter
+// in time.
+func known(f api.Finding) bool { return f.Expected != "" || f.Code == "call_without_rule" }
+
+// notes are the findings that are no needs.
+func notes(s *api.Status) (list []need) {
+	for _, f := range s.Findings {
+		if known(f) {
+			n := found(f)
+			if n.mark = term.None; f.Expected != "" {
+				n.next = f.Expected
+			}
+			list = append(list, n)
+		}
+	}
+	return list
+}
+
+// found is a finding with what to do about it.
+func found(f api.Finding) need {
+	place := ""
+	if f.File != "" {
+		place = fmt.Sprintf("%s:%d  ", local(f.File), f.Line)
+	}
+	next := f.Help
+	if next == "" && strings.HasPrefix(f.Code, "PAR-") {
+		next = "parley explain " + f.Code
+	}
+	return need{term.Look, place + f.Message, next}
 }
 
 func noted(note string) string {

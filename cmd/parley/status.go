@@ -54,12 +54,24 @@ func (a *app) writeStatus(s *api.Status) {
 	t.Printf("  certificates   %s\n", renewals(s))
 	t.Printf("  audit          %s\n", auditWords(s))
 	if list := needs(s); len(list) > 0 {
-		t.Printf("\n%s\n", t.Paint(term.Strong, term.Count(len(list), "thing")+plural(len(list), " needs you", " need you")))
-		for _, n := range list {
-			t.Printf("  %s  %s\n", t.Mark(n.mark), n.text)
-			if n.next != "" {
-				t.Printf("      %s\n", n.next)
-			}
+		a.writeNeeds(term.Count(len(list), "thing")+plural(len(list), " needs you", " need you"), list)
+	}
+	if list := notes(s); len(list) > 0 {
+		a.writeNeeds(term.Count(len(list), "thing")+" to know", list)
+	}
+}
+
+func (a *app) writeNeeds(title string, list []need) {
+	t := a.term
+	t.Printf("\n%s\n", t.Paint(term.Strong, title))
+	for _, n := range list {
+		mark := t.Mark(n.mark)
+		if n.mark == term.None {
+			mark = "- "
+		}
+		t.Printf("  %s  %s\n", mark, t.Folded(n.text, 6))
+		if n.next != "" {
+			t.Printf("      %s\n", t.Folded(n.next, 6))
 		}
 	}
 }

@@ -215,6 +215,9 @@ func (m *Mesh) nodeConfig(cfg Config) (node.Config, error) {
 		nc.Metrics = fmt.Sprintf("127.0.0.1:%d", m.Base+offMetrics)
 	}
 	m.metrics = nc.Metrics
+	if m.Demo {
+		nc.DemoBin = binDir(cfg.Dir)
+	}
 	if cfg.Debug.Node != nil {
 		cfg.Debug.Node(&nc)
 	}

@@ -71,7 +71,7 @@ func (l *finder) service(name string, s *Service) {
 	path := "services." + name
 	for i, c := range s.Calls {
 		if !l.allowed(name, c.To) {
-			l.add("call_without_rule", fmt.Sprintf("%s.calls[%d]", path, i), fmt.Sprintf("add under allow of %s: - {from: [%s]}", c.To, name),
+			l.add("call_without_rule", fmt.Sprintf("%s.calls[%d]", path, i), fmt.Sprintf("if it is to be called, see what would allow it: parley why %s %s%s", name, c.To, anyCall(l.f.Services[c.To])),
 				"%s calls %s, and no rule of %s allows it", name, c.To, c.To)
 		}
 	}
@@ -103,6 +103,14 @@ func (l *finder) service(name string, s *Service) {
 			}
 		}
 	}
+}
+
+// anyCall is what of a call a person fills in: by TCP nothing.
+func anyCall(s *Service) string {
+	if s.Inbound != nil && s.Inbound.Protocol == tcp {
+		return ""
+	}
+	return " METHOD PATH"
 }
 
 // holds says that wide allows everything that narrow does.

@@ -46,6 +46,9 @@ type Config struct {
 	// join tokens say of that; empty for no other hosts.
 	Listen    string
 	Advertise []string
+	// DemoBin is where `parley dev` put the executables of its demo. They belong to
+	// whoever started it, and status says that this is meant. Empty elsewhere.
+	DemoBin string
 	// Metrics is where metrics and health are served, host:port; empty is nowhere.
 	Metrics string
 	// Version is the program's.
@@ -138,7 +141,7 @@ func (n *Node) start(ctx context.Context, cfg Config) error {
 			return err
 		}
 	}
-	rt := &runtime{node: n, clock: cfg.Clock, started: cfg.Clock.Now()}
+	rt := &runtime{node: n, clock: cfg.Clock, started: cfg.Clock.Now(), demoBin: cfg.DemoBin}
 	doors, err := openDoors(cfg, n.server, rt, metrics)
 	if err != nil {
 		return errors.Join(err, n.closeAgent())

@@ -18,6 +18,7 @@ import (
 	"strings"
 	"sync"
 	"unicode"
+	"unicode/utf8"
 
 	"golang.org/x/sys/unix"
 )
@@ -100,6 +101,27 @@ func (t *Terminal) Printf(format string, args ...any) {
 	if _, err := fmt.Fprintf(t.out, format, clean(args)...); err != nil && t.lost == nil {
 		t.lost = err
 	}
+}
+
+// Folded is a sentence that begins behind indent columns, folded between words so
+// that it fits the terminal; a command in it, from "parley" on, stays whole, to be
+// pasted.
+func (t *Terminal) Folded(text string, indent int) any {
+	prose, command := text, ""
+	if i := strings.Index(" "+text, " parley "); i >= 0 {
+		prose, command = text[:i], text[i:]
+	}
+	if t.width == 0 || indent+utf8.RuneCountInString(text) <= t.width || strings.TrimSpace(prose) == "" {
+		return text
+	}
+	margin := strings.Repeat(" ", indent)
+	lines := strings.Split(Wrap(Clean(prose), margin, t.width), "\n")
+	if last := lines[len(lines)-1]; command == "" || utf8.RuneCountInString(last+" "+command) <= t.width {
+		lines[len(lines)-1] = strings.TrimRight(last+" "+Clean(command), " ")
+	} else {
+		lines = append(lines, margin+Clean(command))
+	}
+	return painted(strings.TrimPrefix(strings.Join(lines, "\n"), margin))
 }
 
 // Lost is why a part of the answer could not be written, nil where all of it was.

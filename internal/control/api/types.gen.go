@@ -358,11 +358,14 @@ type Fault struct {
 // Finding Something to look at that is no error.
 type Finding struct {
 	// Code A name such as rule_unreachable, or a fault's PAR-nnnn.
-	Code    string `json:"code"`
-	File    string `json:"file,omitempty,omitzero"`
-	Help    string `json:"help,omitempty,omitzero"`
-	Line    int    `json:"line,omitempty,omitzero"`
-	Message string `json:"message"`
+	Code string `json:"code"`
+
+	// Expected Why it is as it is meant to be here, so that nobody has to act.
+	Expected string `json:"expected,omitempty,omitzero"`
+	File     string `json:"file,omitempty,omitzero"`
+	Help     string `json:"help,omitempty,omitzero"`
+	Line     int    `json:"line,omitempty,omitzero"`
+	Message  string `json:"message"`
 }
 
 // GatewayStatus defines model for GatewayStatus.

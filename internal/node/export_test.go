@@ -1,0 +1,4 @@
+package node
+
+// Expected is expected.
+var Expected = expected
