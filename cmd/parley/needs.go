@@ -136,20 +136,17 @@ func renewals(s *api.Status) string {
 		see(v.NotAfter, v.RenewsAt)
 	}
 	text := fmt.Sprintf("%d live", live)
-	if !next.IsZero() {
-		text += ", next renewal " + term.Relative(maxTime(next, s.Now), s.Now)
+	switch {
+	case next.IsZero():
+	case next.After(s.Now):
+		text += ", next renewal " + term.Relative(next, s.Now)
+	default:
+		text += ", next renewal due now"
 	}
 	if late > 0 {
 		return fmt.Sprintf("%s, %d LATE", text, late)
 	}
 	return text + ", none late"
-}
-
-func maxTime(x, y time.Time) time.Time {
-	if x.After(y) {
-		return x
-	}
-	return y
 }
 
 func auditWords(s *api.Status) string {

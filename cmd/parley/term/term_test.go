@@ -93,7 +93,8 @@ func TestWords(t *testing.T) {
 		term.Number(0): "0", term.Number(999): "999", term.Number(1000): "1,000", term.Number(int64(-1204881)): "-1,204,881",
 		term.Count(1, "place"): "1 place", term.Count(2, "place"): "2 places", term.Count(0, "column"): "0 columns",
 		term.Span(59 * time.Second): "59s", term.Span(59 * time.Minute): "59m", term.Span(47 * time.Hour): "47h", term.Span(48 * time.Hour): "2d",
-		term.Relative(now.Add(11*time.Minute), now): "in 11m", term.Relative(now.Add(5*time.Minute-time.Millisecond), now): "in 5m", term.Relative(now.Add(-time.Second), now): "1s ago", term.Relative(time.Time{}, now): "",
+		term.Relative(now.Add(11*time.Minute), now): "in 11m", term.Relative(now.Add(5*time.Minute-time.Millisecond), now): "in 5m", term.Relative(now.Add(-time.Second), now): "1s ago", term.Relative(now, now): "just now",
+		term.Relative(now.Add(-400*time.Millisecond), now): "just now", term.Relative(now.Add(400*time.Millisecond), now): "now", term.Relative(time.Time{}, now): "",
 	} {
 		if got != want {
 			t.Errorf("%q, want %q", got, want)

@@ -41,13 +41,17 @@ func Span(d time.Duration) string {
 	return fmt.Sprintf("%dd", int(d.Hours()/24))
 }
 
-// Relative is a time as seen from now, to the second: "4m ago", "in 11m"; "" for
-// the zero time.
+// Relative is a time as seen from now, to the second: "4m ago", "just now", "now",
+// "in 11m"; "" for the zero time.
 func Relative(at, now time.Time) string {
 	switch d := at.Sub(now).Round(time.Second); {
 	case at.IsZero():
 		return ""
-	case d >= 0:
+	case d == 0 && at.After(now):
+		return "now"
+	case d == 0:
+		return "just now"
+	case d > 0:
 		return "in " + Span(d)
 	default:
 		return Span(d) + " ago"
