@@ -91,6 +91,10 @@ func devConfig(o devOptions) (dev.Config, error) {
 	if strings.TrimSpace(text) == "" {
 		return cfg, fault.New(fault.MeshSyntax, "parley dev, without a file, shows a whole one", "the mesh file %s is empty", name)
 	}
+	if o.PortBase != 0 {
+		return cfg, usage("leave --port-base out, or run it where there is no "+defaultMesh,
+			"--port-base moves the ports of the built-in shop, and %s is run instead", local(shown))
+	}
 	cfg.MeshName, cfg.MeshText = shown, text
 	return cfg, nil
 }
