@@ -145,12 +145,12 @@ func (a *app) moment(flag, s string) (time.Time, error) {
 	if s == "" {
 		return time.Time{}, nil
 	}
-	if d, err := time.ParseDuration(s); err == nil && d >= 0 {
+	if d, err := parseSpan(s); err == nil && d >= 0 {
 		return a.clock.Now().Add(-d).UTC(), nil
 	}
 	at, err := time.Parse(time.RFC3339, s)
 	if err != nil {
-		return time.Time{}, usage("write 1h, or 2026-11-23T09:00:00Z", "--%s is a time or how long ago, not %q", flag, s)
+		return time.Time{}, usage("write 1h or 7d, or 2026-11-23T09:00:00Z", "--%s is a time or how long ago, not %q", flag, s)
 	}
 	return at.UTC(), nil
 }

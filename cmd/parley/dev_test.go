@@ -3,11 +3,13 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
 	"fmt"
 	"log/slog"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -90,6 +92,59 @@ func TestTryNoticesWhatIsBroken(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestDemoNeedsNobody uses the shop, so that its processes are attested, and wants
+// nothing of whoever looks at its status.
+func TestDemoNeedsNobody(t *testing.T) {
+	t.Parallel()
+	dir, err := os.MkdirTemp("", "pd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := dev.Start(t.Context(), dev.Config{
+		Self: self, Dir: dir, PortBase: -1, Env: os.Environ(), Clock: clock.System{}, Logger: slog.New(slog.DiscardHandler),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := m.Stop(context.WithoutCancel(t.Context())); err != nil {
+			t.Error(err)
+		}
+	}()
+	roots, err := m.API.Bundle(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	pool := x509.NewCertPool()
+	pool.AppendCertsFromPEM(roots)
+	client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool}, DisableKeepAlives: true}}
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, m.GatewayURL()+"/shop/orders/7", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("X-API-Key", m.Key("reader"))
+	resp, err := client.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	st, err := m.API.Status(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if list := needs(st); len(list) > 0 {
+		t.Errorf("it needs %+v", list)
+	}
+	if list := notes(st); resp.StatusCode != http.StatusOK || len(list) < 3 { // web's executable, and two calls that no rule allows
+		t.Errorf("status %d, and to know are only %+v", resp.StatusCode, list)
 	}
 }
 

@@ -23,6 +23,7 @@ func TestExitCode(t *testing.T) {
 		"conflict":            {f(fault.Conflict), 1},
 		"usage":               {f(fault.Usage), 2},
 		"not found":           {f(fault.NotFound), 2},
+		"refused by the API":  {f(fault.BadRequest), 2},
 		"mesh file":           {f(fault.MeshUnknownName), 2},
 		"mesh file, wrapped":  {fmt.Errorf("apply: %w", f(fault.MeshSyntax)), 2},
 		"several":             {fault.List{fault.New(fault.MeshType, "", "x"), fault.New(fault.Internal, "", "x")}, 2},

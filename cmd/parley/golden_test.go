@@ -56,7 +56,7 @@ var questions = []struct {
 	{"rollback", "config rollback 3", "apply.json", 0},
 	{"key_create", "key create ci --scope orders.read", "new_key.json", 0},
 	{"key_list", "key list", "keys.json", 0},
-	{"key_revoke", "key revoke 3f9a2c7b1d", "empty", 0},
+	{"key_revoke", "key revoke 4kZ9aQx3B0gT", "empty", 0},
 	{"audit_search", "audit search --limit 3", "events.json", 0},
 	{"audit_tail", "audit tail -n 3", "tail.json", 0},
 	{"audit_follow", "audit tail -n 3 --follow", "tail.json", 0},

@@ -160,6 +160,8 @@ func wanted(f *pflag.Flag) string {
 		return "a whole number"
 	case "bool":
 		return "true or false"
+	case "lifetime":
+		return "a time such as 12h or 30d"
 	case "duration":
 		return "a time such as 30s"
 	}

@@ -84,7 +84,7 @@ func (o operations) RevokeKey(ctx context.Context, r api.RevokeKeyRequestObject)
 	e := o.event(ctx, audit.KeyRevoked, audit.Success, &audit.Object{Kind: "api_key", Serial: clip(r.ID)})
 	err = o.cfg.Keys.RevokeKey(ctx, r.ID, o.cfg.Clock.Now().UTC(), e)
 	if errors.Is(err, ErrNotFound) {
-		return nil, fault.New(fault.NotFound, "see them: parley key list", "there is no live API key %q", clip(r.ID))
+		return nil, fault.New(fault.NotFound, o.keysNamed(ctx, r.ID), "there is no live API key %q", clip(r.ID))
 	}
 	if err != nil {
 		return nil, err
@@ -93,6 +93,25 @@ func (o operations) RevokeKey(ctx context.Context, r api.RevokeKeyRequestObject)
 		return nil, o.notRunning(ctx, "the key is revoked, but not every gateway knows it yet", err)
 	}
 	return api.RevokeKey204Response{}, nil
+}
+
+// keysNamed is the hint for somebody who gave a name where an id belongs: names are
+// labels, and several keys may have one while they are changed over.
+func (o operations) keysNamed(ctx context.Context, name string) string {
+	keys, err := o.cfg.Keys.Keys(ctx)
+	if err != nil {
+		return "see them: parley key list"
+	}
+	var ids []string
+	for i := range keys {
+		if keys[i].Name == name && keys[i].live(o.cfg.Clock.Now()) && len(ids) < maxNamed {
+			ids = append(ids, keys[i].ID)
+		}
+	}
+	if len(ids) == 0 {
+		return "see them: parley key list"
+	}
+	return "a key is revoked by its id: parley key revoke " + strings.Join(ids, ", or ")
 }
 
 func (o operations) ListKeys(ctx context.Context, r api.ListKeysRequestObject) (api.ListKeysResponseObject, error) {

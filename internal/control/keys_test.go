@@ -68,7 +68,21 @@ func TestRevokedKeyStopsAtOnce(t *testing.T) {
 			t.Errorf("revoking %s again: %v", id, f)
 		}
 	}
-	if diff := cmp.Diff([]audit.Action{audit.ConfigApplied, audit.KeyCreated, audit.KeyRevoked}, h.actions()); diff != "" {
+	// A name is no id: several keys may have it.
+	var ids []string
+	for range 2 {
+		key, err := h.client.CreateKey(t.Context(), api.KeyRequest{Name: "ci"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ids = append(ids, key.Key.ID)
+	}
+	f := fault.All(h.client.RevokeKey(t.Context(), "ci"))
+	if len(f) != 1 || f[0].Code != fault.NotFound || !strings.HasPrefix(f[0].Hint, "a key is revoked by its id: parley key revoke ") ||
+		!strings.Contains(f[0].Hint, ids[0]) || !strings.Contains(f[0].Hint, ids[1]) || strings.Contains(f[0].Hint, key.Key.ID) {
+		t.Errorf("revoked by name: %+v", f)
+	}
+	if diff := cmp.Diff([]audit.Action{audit.ConfigApplied, audit.KeyCreated, audit.KeyRevoked, audit.KeyCreated, audit.KeyCreated}, h.actions()); diff != "" {
 		t.Error(diff)
 	}
 }
