@@ -121,12 +121,16 @@ func (a *app) writeResult(r *api.ApplyResult, name, again string) {
 	if r.Previous > 0 {
 		against = "revision " + decimal(r.Previous)
 	}
-	t.Printf("%s compared with %s\n\n", name, against)
-	a.writeChanges(r.Changes, r.Access)
-	a.writeFindings(r.Findings)
+	if !a.flags.quiet || r.DryRun { // where something was done, that is the answer
+		t.Printf("%s compared with %s\n\n", name, against)
+		a.writeChanges(r.Changes, r.Access)
+		a.writeFindings(r.Findings)
+	}
 	switch {
 	case r.Unchanged:
 		t.Printf("Nothing changed: revision %d is this file already.\n", r.Revision)
+	case r.DryRun && len(r.Changes) == 0:
+		t.Printf("Nothing would change.\n")
 	case r.DryRun:
 		t.Printf("Nothing was changed. Apply exactly this:  %s --expect %d\n", again, r.Previous)
 	case r.Running:

@@ -32,11 +32,12 @@ const (
 // Access is what a change does to who may call; empty means that it stays.
 type Access string
 
-// The kinds of Access. A change that does both, such as one of a route's
-// credentials for another, is Wider.
+// The kinds of Access. Both is one that lets in whom it did not, and no longer whom
+// it did: another user in the place of one, another credential of a route.
 const (
 	Wider    Access = "wider"
 	Narrower Access = "narrower"
+	Both     Access = "wider and narrower"
 )
 
 // A Summary counts changes.
@@ -48,7 +49,7 @@ type Summary struct {
 	Narrower int `json:"narrower"`
 }
 
-// Summarize counts changes.
+// Summarize counts changes; one that does both to access counts in each.
 func Summarize(changes []Change) Summary {
 	var s Summary
 	for _, c := range changes {
@@ -64,6 +65,9 @@ func Summarize(changes []Change) Summary {
 		case Wider:
 			s.Wider++
 		case Narrower:
+			s.Narrower++
+		case Both:
+			s.Wider++
 			s.Narrower++
 		}
 	}
@@ -146,9 +150,12 @@ func (d *differ) runsAs(name string, old, new *RunsAs) {
 	if *old == *new {
 		return
 	}
-	access := Wider
-	if new.within(old) {
+	access := Both
+	switch {
+	case new.within(old):
 		access = Narrower
+	case old.within(new):
+		access = Wider
 	}
 	d.add(Changed, "service", name, fmt.Sprintf("runs_as: %s -> %s", old, new), access)
 }
@@ -275,9 +282,12 @@ func (d *differ) routes(gateway string, old, new []*Route) {
 			d.add(Removed, "route", name, was.Require.String(), Narrower)
 		case was.Require.String() != is.Require.String():
 			var access Access
-			if !was.Require.covers(is.Require) {
+			switch more, less := !was.Require.covers(is.Require), !is.Require.covers(was.Require); {
+			case more && less:
+				access = Both
+			case more:
 				access = Wider
-			} else if !is.Require.covers(was.Require) {
+			case less:
 				access = Narrower
 			}
 			d.add(Changed, "route", name, was.Require.String()+" -> "+is.Require.String(), access)

@@ -214,7 +214,7 @@ type CertificateRequest struct {
 
 // Change defines model for Change.
 type Change struct {
-	// Access wider or narrower; none where nobody may call more or less.
+	// Access wider, narrower, or wider and narrower; none where nobody may call more or less.
 	Access string `json:"access,omitempty,omitzero"`
 	Detail string `json:"detail,omitempty,omitzero"`
 
