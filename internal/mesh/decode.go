@@ -196,7 +196,7 @@ func (d *decoder) named(n *yaml.Node, v reflect.Value, path string) {
 
 // pairs calls do for every key of a mapping that is one, once each.
 func (d *decoder) pairs(n *yaml.Node, path string, do func(name string, at span, value *yaml.Node)) {
-	if d.tooMany(len(n.Content)/2, path) {
+	if d.tooMany(n, 2, path) {
 		return
 	}
 	first := make(map[string]int, len(n.Content)/2)
@@ -226,15 +226,21 @@ func (d *decoder) pairs(n *yaml.Node, path string, do func(name string, at span,
 	}
 }
 
-func (d *decoder) tooMany(n int, path string) bool {
-	if n <= maxEntries {
+// tooMany reports a list or mapping, whose entries take so many nodes each, that is
+// longer than the limit, at the first entry beyond it.
+func (d *decoder) tooMany(n *yaml.Node, nodes int, path string) bool {
+	count := len(n.Content) / nodes
+	if count <= maxEntries {
 		return false
 	}
 	what := "the mesh file"
 	if path != "" {
 		what = "`" + path + "`"
 	}
-	d.add(d.mark(path), flaw{code: fault.MeshTooLarge, message: fmt.Sprintf("%s has %d entries, the limit is %d", what, n, maxEntries), label: "too many"})
+	d.add(d.src.start(n.Content[maxEntries*nodes]), flaw{
+		code: fault.MeshTooLarge, message: fmt.Sprintf("%s has %d entries, the limit is %d", what, count, maxEntries),
+		label: "the first too many", hint: "remove some from here on, or split them over several meshes",
+	})
 	return true
 }
 
@@ -256,7 +262,7 @@ func (d *decoder) list(n *yaml.Node, v reflect.Value, path string, k key) {
 		}
 		d.add(d.mark(path), f)
 	}
-	if d.tooMany(len(n.Content), path) {
+	if d.tooMany(n, 1, path) {
 		return
 	}
 	first := map[string]int{}

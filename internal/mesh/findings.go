@@ -78,7 +78,7 @@ func (l *finder) service(name string, s *Service) {
 	if r := s.RunsAs; r != nil && (r.Exe != "" || r.SHA256 != "") && r.User == "" && r.Group == "" && r.Systemd == "" {
 		// Whoever may run a program may also steer it: with a debugger, or by
 		// what it loads.
-		l.add("exe_without_user", path+".runs_as", "add the user that it runs as: user: "+name,
+		l.add("exe_without_user", path+".runs_as", "add the user that it runs as: user: NAME",
 			"any user of the host who may run the executable of %s can pose as it", name)
 	}
 	if s.Inbound == nil {

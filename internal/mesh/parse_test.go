@@ -53,6 +53,9 @@ func TestParseLimits(t *testing.T) {
 			if len(faults) != 1 || faults[0].Code != tt.want {
 				t.Errorf("%.300v", err)
 			}
+			if name == "entries" && (faults[0].Line != 10_003 || faults[0].Column != 3 || faults[0].Hint == "") {
+				t.Errorf("%+v", faults[0])
+			}
 		})
 	}
 }

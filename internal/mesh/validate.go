@@ -49,7 +49,13 @@ func (v *validator) contradicts(path, message, label, hint string) {
 func (v *validator) file() {
 	f := v.f
 	if _, err := identity.ParseTrustDomain(f.TrustDomain); f.TrustDomain != "" && err != nil {
-		v.malformed("trust_domain", f.TrustDomain, identity.ErrTrustDomain.Error(), "", "")
+		hint, better := "write it like a domain name: shop.example", strings.ToLower(f.TrustDomain)
+		if _, err := identity.ParseTrustDomain(better); err == nil {
+			hint = fmt.Sprintf("write `%s`", better)
+		} else {
+			better = ""
+		}
+		v.malformed("trust_domain", f.TrustDomain, identity.ErrTrustDomain.Error(), hint, better)
 	}
 	if ttl := f.LeafTTL; ttl < minLeafTTL || ttl > maxLeafTTL {
 		v.malformed("leaf_ttl", ttl.String(), "out of range", fmt.Sprintf("a certificate lives %s to %s", short(minLeafTTL), short(maxLeafTTL)), "")
