@@ -239,13 +239,14 @@ func constants(t *testing.T, file, typ string) (out []string) {
 }
 
 // TestReasonsAreNamed wants each reason that has a page in docs/audit.md or, for
-// those that a refused caller sees, in docs/policy.md.
+// those that a refused caller sees, in docs/policy.md; and the words of status in
+// docs/operate.md.
 func TestReasonsAreNamed(t *testing.T) {
 	t.Parallel()
-	named := codes(read(t, "docs/audit.md") + read(t, "docs/policy.md"))
+	named := codes(read(t, "docs/audit.md") + read(t, "docs/policy.md") + read(t, "docs/operate.md"))
 	for _, page := range fault.Pages() {
 		if !strings.HasPrefix(page, "PAR-") && !slices.Contains(named, page) {
-			t.Errorf("neither docs/audit.md nor docs/policy.md names `%s`", page)
+			t.Errorf("none of docs/audit.md, docs/policy.md and docs/operate.md names `%s`", page)
 		}
 	}
 }

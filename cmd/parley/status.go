@@ -16,6 +16,7 @@ func (a *app) statusCommand() *cobra.Command {
 	var check bool
 	cmd := &cobra.Command{
 		Use: "status", Short: "who talks to whom, how it is protected, and what needs you",
+		Long: "Of each connection PROTECTION says what was seen in the last hour: observed,\nunknown, MIXED or EXPOSED. What each means:  parley explain observed",
 		Example: `  parley status                the mesh as it is now
   parley status -o wide        with every service, certificate and listener
   parley status --check        exit 1 if something needs a person`,
