@@ -207,6 +207,13 @@ func TestAuditActions(t *testing.T) {
 		}
 	})
 	want := constants(t, "internal/audit/event.go", "Action")
+	var listed []string
+	for _, a := range audit.Actions() {
+		listed = append(listed, string(a))
+	}
+	if diff := cmp.Diff(want, listed); diff != "" {
+		t.Errorf("audit.Actions is not the registry (-registry +list):\n%s", diff)
+	}
 	slices.Sort(want)
 	slices.Sort(got)
 	if diff := cmp.Diff(want, got); diff != "" || len(want) == 0 {

@@ -22,7 +22,7 @@ func (a *app) auditCommand() *cobra.Command {
 // eventFilter are the flags that select events.
 type eventFilter struct{ from, to, action, outcome, trace, request string }
 
-func (f *eventFilter) add(cmd *cobra.Command) {
+func (f *eventFilter) add(a *app, cmd *cobra.Command) {
 	s := cmd.Flags()
 	s.StringVar(&f.from, "from", "", "calls of this `service`")
 	s.StringVar(&f.to, "to", "", "calls to this `service`")
@@ -30,6 +30,11 @@ func (f *eventFilter) add(cmd *cobra.Command) {
 	s.StringVar(&f.outcome, "outcome", "", "allowed, denied, success or failure")
 	s.StringVar(&f.trace, "trace", "", "calls of this W3C trace `id`")
 	s.StringVar(&f.request, "request", "", "calls of this request `id`")
+	for name, words := range map[string]cobra.CompletionFunc{
+		"from": a.live(0, services), "to": a.live(0, services), "action": completed(actions()), "outcome": completed(outcomes),
+	} {
+		_ = cmd.RegisterFlagCompletionFunc(name, words) // fails for a flag that is not there
+	}
 }
 
 func (f *eventFilter) check(cmd *cobra.Command) error {
@@ -49,7 +54,7 @@ func (a *app) auditTailCommand() *cobra.Command {
 		Example: "  parley audit tail -n 10\n  parley audit tail --follow --outcome denied\n  parley audit tail --follow --json | jq .data.event",
 		Args:    arguments(0, 0, "no arguments"),
 	}
-	f.add(cmd)
+	f.add(a, cmd)
 	cmd.Flags().IntVarP(&last, "last", "n", 10, "how many of the newest come first, up to 1000")
 	cmd.Flags().BoolVar(&follow, "follow", false, "go on until Ctrl-C")
 	cmd.PreRunE = func(cmd *cobra.Command, _ []string) error {
@@ -57,9 +62,13 @@ func (a *app) auditTailCommand() *cobra.Command {
 	}
 	cmd.RunE = a.ask(func(cmd *cobra.Command, c *api.Client, _ []string) error {
 		show, end := a.eventRows(follow)
+		some := false
 		err := c.Tail(cmd.Context(), api.TailEventsParams{
 			From: f.from, To: f.to, Action: f.action, Outcome: f.outcome, TraceID: f.trace, RequestID: f.request, Last: last, Follow: follow,
-		}, show)
+		}, func(e *api.Entry) error { some = true; return show(e) })
+		if err == nil && !some {
+			err = f.known(cmd.Context(), c)
+		}
 		if err == nil {
 			end()
 		}
@@ -99,7 +108,7 @@ func (a *app) auditSearchCommand() *cobra.Command {
   parley audit search --since 2026-11-23T09:00:00Z --until 2026-11-23T10:00:00Z`,
 		Args: arguments(0, 0, "no arguments; select with flags"),
 	}
-	f.add(cmd)
+	f.add(a, cmd)
 	cmd.Flags().StringVar(&since, "since", "", "not before this `time`: RFC 3339, or how long ago, such as 1h")
 	cmd.Flags().StringVar(&until, "until", "", "before this `time`, as --since")
 	cmd.Flags().IntVar(&limit, "limit", 50, "the newest so many, up to 1000")
@@ -112,13 +121,16 @@ func (a *app) auditSearchCommand() *cobra.Command {
 	}
 	cmd.RunE = a.ask(func(cmd *cobra.Command, c *api.Client, _ []string) error {
 		p.From, p.To, p.Action, p.Outcome, p.TraceID, p.RequestID, p.Limit = f.from, f.to, f.action, f.outcome, f.trace, f.request, limit
-		return a.search(cmd, c, p)
+		return a.search(cmd, c, p, f)
 	})
 	return cmd
 }
 
-func (a *app) search(cmd *cobra.Command, c *api.Client, p api.ListEventsParams) error {
+func (a *app) search(cmd *cobra.Command, c *api.Client, p api.ListEventsParams, f eventFilter) error {
 	list, err := c.Events(cmd.Context(), p)
+	if err == nil && len(list.Items) == 0 {
+		err = f.known(cmd.Context(), c)
+	}
 	if err != nil {
 		return err
 	}

@@ -75,7 +75,7 @@ func (a *app) showCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "show [REVISION]", Short: "the text of a revision, the newest one's without a number",
 		Example: "  parley config show\n  parley config show 3 > parley.yaml",
-		Args:    revisions(0, 1, "a REVISION or none"),
+		Args:    revisions(0, 1, "a REVISION or none"), ValidArgsFunction: a.live(1, revisionNumbers),
 		RunE: a.ask(func(cmd *cobra.Command, c *api.Client, args []string) error {
 			r, err := c.Revision(cmd.Context(), revision(args, 0, 0))
 			if err != nil {
@@ -118,7 +118,7 @@ func (a *app) diffCommand() *cobra.Command {
 		Example: `  parley config diff          the newest against the one before
   parley config diff 3        the newest against 3
   parley config diff 3 5      5 against 3`,
-		Args: revisions(0, 2, "FROM and TO, or FROM, or nothing"),
+		Args: revisions(0, 2, "FROM and TO, or FROM, or nothing"), ValidArgsFunction: a.live(2, revisionNumbers),
 	}
 	cmd.Flags().BoolVar(&exitCode, "exit-code", false, "exit 1 if they differ")
 	cmd.RunE = a.ask(func(cmd *cobra.Command, c *api.Client, args []string) error {
@@ -160,7 +160,7 @@ func (a *app) rollbackCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "rollback REVISION", Short: "apply the text of an earlier revision as a new one",
 		Example: "  parley config rollback 3 --dry-run\n  parley config rollback 3 --message \"orders cannot charge\"",
-		Args:    revisions(1, 1, "a REVISION; list them with parley config history"),
+		Args:    revisions(1, 1, "a REVISION; list them with parley config history"), ValidArgsFunction: a.live(1, revisionNumbers),
 	}
 	c.add(cmd)
 	cmd.RunE = a.ask(func(cmd *cobra.Command, client *api.Client, args []string) error {

@@ -199,7 +199,7 @@ func (a *app) keyRevokeCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "revoke ID", Short: "revoke an API key, now and for good",
 		Example: "  parley key list\n  parley key revoke 4kZ9aQx3B0gT",
-		Args:    arguments(1, 1, "an ID; list them with parley key list"),
+		Args:    arguments(1, 1, "an ID; list them with parley key list"), ValidArgsFunction: a.live(1, liveKeys),
 		RunE: a.ask(func(cmd *cobra.Command, c *api.Client, args []string) error {
 			if err := c.RevokeKey(cmd.Context(), args[0]); err != nil {
 				return err

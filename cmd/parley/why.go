@@ -18,7 +18,7 @@ in the audit log. Without one, the question is about a call that nobody made.`,
 		Example: `  parley why 01K3Q8Z4M7QK2V9D3B6H8N5R1T       this refusal
   parley why web payments POST /charge         may web do this?
   parley why payments ledger                   a TCP connection`,
-		Args: whyArguments,
+		Args: whyArguments, ValidArgsFunction: a.live(2, services),
 	}
 	cmd.RunE = a.ask(func(cmd *cobra.Command, c *api.Client, args []string) error {
 		e, err := c.Why(cmd.Context(), question(args))
@@ -38,9 +38,17 @@ in the audit log. Without one, the question is about a call that nobody made.`,
 	return cmd
 }
 
+// decisionID is how many characters a decision id has: it is a ULID.
+const decisionID = 26
+
 func whyArguments(cmd *cobra.Command, args []string) error {
 	switch len(args) {
-	case 1, 2:
+	case 1:
+		if len(args[0]) != decisionID {
+			return usage("a question names both sides: parley why "+args[0]+" TO [METHOD PATH]", "`%s` is no decision id: one has %d letters and digits", args[0], decisionID)
+		}
+		return nil
+	case 2:
 		return nil
 	case 4:
 		if strings.HasPrefix(args[3], "/") {

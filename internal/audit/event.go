@@ -27,7 +27,8 @@ const (
 	Security Class = "security" // issuance, administration, configuration, key use
 )
 
-// An Action is what was done. The registry is the constants below.
+// An Action is what was done. The registry is the constants below, which Actions
+// lists.
 type Action string
 
 // The actions.
@@ -60,6 +61,16 @@ const (
 	Gap              Action = "audit.gap"       // events that were lost, numbered
 	Finding          Action = "finding"         // something an operator should look at
 )
+
+// Actions is the registry.
+func Actions() []Action {
+	return []Action{
+		Call, HandshakeRefused, ProcessRefused, WorkloadRefused, WorkloadServed, SVIDIssued, JWTIssued,
+		IssueRefused, CACreated, ConfigApplied, ConfigRolledBack, KeyCreated, KeyRevoked, JoinCreated, HostJoined,
+		JoinRefused, AgentConnected, AgentLost, AgentRefused, IdentityBanned, IdentityUnbanned, AdminRefused,
+		ServerStarted, AgentStarted, ListenerFailed, Gap, Finding,
+	}
+}
 
 // An Outcome says how it ended.
 type Outcome string
