@@ -75,7 +75,7 @@ func (a *app) root() *cobra.Command {
 	f.StringVar(&a.flags.credential, "credential", "", "`file` for an https server (environment: PARLEY_CREDENTIAL)")
 	f.StringVar(&a.flags.color, "color", "auto", "`when` to colour: auto, always or never")
 	f.StringVarP(&a.flags.output, "output", "o", "text", "`format`: text, wide or json")
-	f.BoolVar(&a.flags.json, "json", false, "the answer as one JSON document, the same as -o json")
+	f.BoolVar(&a.flags.json, "json", false, "the answer as one JSON document, of a stream one a line; the same as -o json")
 	f.BoolVarP(&a.flags.quiet, "quiet", "q", false, "nothing but the answer and errors")
 	f.DurationVar(&a.flags.timeout, "timeout", 30*time.Second, "how `long` the server may take to answer")
 	root.SetFlagErrorFunc(flagError)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"net/http"
 	"strings"
 
 	"github.com/parleymesh/parley/cmd/parley/term"
@@ -33,8 +34,13 @@ func (a *app) eventCells(e api.Entry) []any {
 		mark = term.No
 	}
 	why := ev.Reason
-	if ev.Outcome == audit.Allowed && ev.Call != nil && ev.Call.Error != "" {
-		mark, why = term.Look, ev.Call.Error // allowed, and it did not work out
+	if ev.Outcome == audit.Allowed && ev.Call != nil { // and it did not work out
+		switch {
+		case ev.Call.Error != "":
+			mark, why = term.Look, ev.Call.Error
+		case ev.Call.Status >= http.StatusInternalServerError:
+			mark, why = term.Look, fmt.Sprintf("status %d", ev.Call.Status)
+		}
 	}
 	at := term.Stamp(ev.Time)
 	if !a.term.Wide() {
