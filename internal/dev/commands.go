@@ -60,7 +60,7 @@ func (m *Mesh) Path() string {
 // Commands are what to try. Those of the shop need curl.
 func (m *Mesh) Commands() []Command {
 	p := m.Command()
-	out := []Command{{"`parley`, in this shell", m.Path()}}
+	out := []Command{{"makes `parley` a command of the shell that you paste it into", m.Path()}}
 	if !m.Demo || m.changed {
 		out = append(out, m.own(p)...)
 	} else {
