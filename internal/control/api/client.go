@@ -143,8 +143,12 @@ func (c *Client) unreachable(ctx context.Context, err error) error {
 }
 
 // startAgain is the command that starts a server whose socket is left over at path.
+// Only `parley dev` keeps the command beside it.
 func startAgain(path string) string {
 	dir := filepath.Dir(path)
+	if _, err := os.Stat(filepath.Join(dir, "bin", "parley")); err != nil {
+		return "parley server, with the flags that it had"
+	}
 	if here, err := filepath.Abs(".parley"); err == nil && here == dir {
 		return "parley dev, with the --file that it had"
 	}

@@ -76,17 +76,28 @@ func TestNewTakesAPathOrAUnixURL(t *testing.T) {
 	}
 }
 
-func TestUnreachableServerSaysWhyAndWhatToDo(t *testing.T) {
-	t.Parallel()
-	dead := socket(t)
-	l, err := net.Listen("unix", dead)
+// dead is a socket that its server left behind.
+func dead(t *testing.T) string {
+	t.Helper()
+	path := socket(t)
+	l, err := net.Listen("unix", path)
 	if err != nil {
 		t.Fatal(err)
 	}
 	l.(*net.UnixListener).SetUnlinkOnClose(false)
 	l.Close()
+	return path
+}
+
+func TestUnreachableServerSaysWhyAndWhatToDo(t *testing.T) {
+	t.Parallel()
+	server, demo := dead(t), dead(t)
+	if err := os.MkdirAll(filepath.Join(filepath.Dir(demo), "bin", "parley"), 0o755); err != nil {
+		t.Fatal(err)
+	}
 	for path, hint := range map[string]string{
-		socket(t): "start one: parley dev", dead: "start it again: parley dev --dir " + filepath.Dir(dead) + ", with the --file that it had",
+		socket(t): "start one: parley dev", server: "start it again: parley server, with the flags that it had",
+		demo: "start it again: parley dev --dir " + filepath.Dir(demo) + ", with the --file that it had",
 	} {
 		c, err := api.New(path)
 		if err != nil {
