@@ -136,19 +136,21 @@ func echoLines(t *testing.T) string {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { l.Close() })
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer c.Close()
-				_, _ = io.Copy(c, c) // ends with either side
-			}()
-		}
-	}()
+	go serveLines(l)
 	return l.Addr().String()
+}
+
+func serveLines(l net.Listener) {
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			return
+		}
+		go func() {
+			defer c.Close()
+			_, _ = io.Copy(c, c) // ends with either side
+		}()
+	}
 }
 
 const resumeMesh = `

@@ -21,7 +21,7 @@ import (
 type listener struct {
 	fixed   fixed
 	address string
-	app     appKey // guarded by Proxy.mu
+	app     appKey // of an inbound; guarded by Proxy.mu
 	feed    *feed
 	front   net.Listener // feed behind its handshake or attestation
 	service service

@@ -20,6 +20,9 @@ type (
 	appKey struct {
 		addr string
 		h2   bool
+		// user holds the port, by runs_as: connections that were made to another
+		// user's process are not used for this one's.
+		user string
 	}
 	meshKey struct {
 		local, expect identity.ID

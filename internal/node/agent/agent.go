@@ -158,7 +158,7 @@ func (a *Agent) Run(ctx context.Context, drain time.Duration) error {
 		return collect.Run(logCtx, a.spool.Log(), a.spool, a.sink, a.cfg.Clock, a.cfg.Logger)
 	})
 	start(&rest, func() error { return a.follow(ctx) })
-	start(&rest, func() error { return a.retry(ctx) })
+	start(&rest, func() error { return a.look(ctx) })
 	start(&rest, func() error { return a.reporting(ctx) })
 	start(&rest, func() error { return a.workload.Serve(a.socket) })
 

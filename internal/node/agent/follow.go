@@ -3,13 +3,11 @@ package agent
 import (
 	"context"
 	"maps"
-	"slices"
 	"sync"
 	"time"
 
 	"github.com/parleymesh/parley/internal/fleet/link"
 	"github.com/parleymesh/parley/internal/identity"
-	"github.com/parleymesh/parley/internal/proxy"
 )
 
 // follow applies every update of the control plane, the newest first where
@@ -66,29 +64,31 @@ func (a *Agent) apply(ctx context.Context, u link.Update) error {
 	return err
 }
 
-// retryEvery is how often listeners that could not start are tried again: what
-// was in their way (a stranger on the app port) may have left.
-const retryEvery = 2 * time.Second
+// lookEvery is how often the applications of the snapshot are looked at: for how
+// long a stranger who takes an application's port may get its calls.
+const lookEvery = 2 * time.Second
 
-// retry keeps trying listeners that failed.
-func (a *Agent) retry(ctx context.Context) error {
+// look keeps watch over the applications.
+func (a *Agent) look(ctx context.Context) error {
 	for {
-		if err := a.cfg.Clock.Sleep(ctx, retryEvery); err != nil {
+		if err := a.cfg.Clock.Sleep(ctx, lookEvery); err != nil {
 			return err
 		}
-		a.retryFailed(ctx)
+		a.lookAtApps(ctx)
 	}
 }
 
-func (a *Agent) retryFailed(ctx context.Context) {
+// lookAtApps closes the inbounds whose application's port a stranger has taken,
+// and opens those whose port the stranger has left.
+func (a *Agent) lookAtApps(ctx context.Context) {
 	a.applying.Lock()
 	defer a.applying.Unlock()
 	u := a.current.Load()
-	if u == nil || !slices.ContainsFunc(a.proxy.Status(), func(l proxy.ListenerStatus) bool { return l.State == proxy.Failed }) {
+	if u == nil || !a.proxy.AppsChanged(u.Snapshot) {
 		return
 	}
 	if err := a.proxy.Apply(ctx, u.Snapshot); err != nil {
-		a.cfg.Logger.Warn("listeners still not open", "error", err)
+		a.cfg.Logger.Warn("listeners not as the applications want them", "error", err)
 	}
 }
 

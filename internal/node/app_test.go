@@ -1,0 +1,150 @@
+package node_test
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/parleymesh/parley/internal/control/api"
+)
+
+const appMesh = `
+trust_domain: node.example
+outbound_ports: %[5]s
+services:
+  caller:
+    runs_as: {exe: %[1]s}
+    calls: [lines]
+  lines:
+    runs_as: {user: %[4]q}
+    inbound: {listen: %[2]q, app: %[3]q, protocol: tcp}
+    allow: [{from: [caller]}]
+`
+
+// stranger is a user who is not this one, nor anybody.
+func stranger() string { return strconv.Itoa(os.Getuid() + 54321) }
+
+func executable(t *testing.T) string {
+	t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return self
+}
+
+// state is that of one listener, empty where there is none, and why.
+func (m *mesh) state(listener string) (api.State, string) {
+	m.t.Helper()
+	s, err := m.api.Status(m.t.Context())
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	for _, l := range s.Listeners {
+		if l.Name == listener {
+			return l.State, l.Note
+		}
+	}
+	return "", ""
+}
+
+// soon waits for at most six seconds: three looks at the applications.
+func soon(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for end := time.Now().Add(6 * time.Second); !ok(); time.Sleep(50 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("it does not become true that %s", what)
+		}
+	}
+}
+
+// says sends a line to addr and says whether it came back. The connection is left
+// open.
+func says(t *testing.T, addr string) (*net.TCPConn, bool) {
+	t.Helper()
+	c, err := net.Dial("tcp", addr)
+	if err != nil {
+		return nil, false
+	}
+	t.Cleanup(func() { c.Close() })
+	return c.(*net.TCPConn), sayOn(c)
+}
+
+func sayOn(c net.Conn) bool {
+	_ = c.SetDeadline(time.Now().Add(5 * time.Second)) // a deadline in the past fails the read
+	if _, err := io.WriteString(c, "hello\n"); err != nil {
+		return false
+	}
+	line, _ := bufio.NewReader(c).ReadString('\n') // what was read counts
+	return line == "hello\n"
+}
+
+// TestTheApplicationBecomesAnotherUsers: whoever holds the port of an application
+// and is not who runs_as names gets nothing, whether runs_as changes or the
+// process, and what is open to it ends.
+func TestTheApplicationBecomesAnotherUsers(t *testing.T) {
+	t.Parallel()
+	me := strconv.Itoa(os.Getuid())
+
+	t.Run("runs_as changes", func(t *testing.T) {
+		t.Parallel()
+		listen, app, port := freeAddr(t), echoLines(t), freePort(t)
+		text := func(user string) string { return fmt.Sprintf(appMesh, executable(t), listen, app, user, port) }
+		m := startNode(t, shortDir(t), text(me))
+		m.apply(text(me))
+		held, ok := says(t, "127.0.0.1:"+port)
+		if !ok {
+			t.Fatal("the application does not answer")
+		}
+		_, err := m.api.Apply(t.Context(), api.ApplyRequest{Name: "parley.yaml", Text: text(stranger())})
+		if err != nil {
+			t.Fatal(err)
+		}
+		m.mustBeClosed(port, held)
+		m.apply(text(me))
+		if _, ok := says(t, "127.0.0.1:"+port); !ok {
+			t.Error("what was put right is not served")
+		}
+	})
+
+	t.Run("the port is taken", func(t *testing.T) {
+		t.Parallel()
+		listen, app, port := freeAddr(t), freeAddr(t), freePort(t)
+		text := fmt.Sprintf(appMesh, executable(t), listen, app, stranger(), port)
+		m := startNode(t, shortDir(t), text)
+		m.apply(text) // nobody holds the port: it may open
+		if state, note := m.state("lines.inbound"); state != api.StateOK {
+			t.Fatal(state, note)
+		}
+		l, err := net.Listen("tcp", app)
+		if err != nil {
+			t.Fatal(err)
+		}
+		go serveLines(l)
+		soon(t, "the listener is closed", func() bool { state, _ := m.state("lines.inbound"); return state == api.StateFailed })
+		m.mustBeClosed(port, nil)
+		l.Close()
+		soon(t, "the listener is open again", func() bool { state, _ := m.state("lines.inbound"); return state == api.StateOK })
+	})
+}
+
+// mustBeClosed says that nothing gets to the application of lines, and that the
+// status says why.
+func (m *mesh) mustBeClosed(port string, held net.Conn) {
+	m.t.Helper()
+	if state, note := m.state("lines.inbound"); state != api.StateFailed || !strings.Contains(note, "is held by user") {
+		m.t.Errorf("lines.inbound is %q: %s", state, note)
+	}
+	if _, ok := says(m.t, "127.0.0.1:"+port); ok {
+		m.t.Error("the stranger is served")
+	}
+	if held != nil && sayOn(held) {
+		m.t.Error("what was open goes on to the stranger")
+	}
+}
