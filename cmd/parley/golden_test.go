@@ -49,6 +49,7 @@ var questions = []struct {
 	{"apply_exit_code", "apply -f testdata/mesh/parley.yaml -n --exit-code", "apply_dry_run.json", 1},
 	{"apply", "apply -f testdata/mesh/parley.yaml", "apply.json", 0},
 	{"apply_not_running", "apply -f testdata/mesh/parley.yaml", "apply_not_running.json", 3},
+	{"apply_partly", "apply -f testdata/mesh/parley.yaml", "apply_partly.json", 3},
 	{"apply_errors", "apply -f testdata/mesh/parley.yaml", "apply_errors.json", 2},
 	{"history", "config history", "revisions.json", 0},
 	{"show", "config show 3", "revision.json", 0},

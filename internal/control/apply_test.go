@@ -162,6 +162,46 @@ func TestApplyThatCannotRunSaysSo(t *testing.T) {
 	}
 }
 
+// What runs and has a listener that its host keeps closed is told, in full: but
+// not to somebody who makes a key, which works all the same.
+func TestApplySaysWhatIsNotOpen(t *testing.T) {
+	t.Parallel()
+	h := applied(t)
+	held := api.ListenerStatus{Name: "orders.inbound", State: api.StateFailed, Note: "the app port is held by user nobody (65534), not by orders", Help: "see who has it: ss"}
+	other := api.ListenerStatus{Name: "db.inbound", State: api.StateFailed, Note: "too"}
+	h.runtime.listeners = []api.ListenerStatus{{Name: "a", State: api.StateOK}, {Name: "b", State: api.StateWaiting, Note: "draining"}}
+	for name, c := range map[string]struct {
+		add           []api.ListenerStatus
+		message, hint string
+	}{
+		"none": {},
+		"one": {
+			[]api.ListenerStatus{held},
+			"revision 1 is stored and does not run in full: orders.inbound is not open: the app port is held by user nobody (65534), not by orders",
+			"see who has it: ss\nsee what runs: parley status",
+		},
+		"two": {[]api.ListenerStatus{other, held}, "revision 1 is stored and does not run in full: db.inbound is not open: too (and 1 more)", "see what runs: parley status"},
+	} {
+		h.runtime.mu.Lock()
+		h.runtime.listeners = append(h.runtime.listeners[:2:2], c.add...)
+		h.runtime.mu.Unlock()
+		got, err := h.client.Apply(t.Context(), request(meshFile))
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := api.Fault{Message: c.message, Help: c.hint}
+		if c.message != "" {
+			want.Code = string(fault.NotRunning)
+		}
+		if diff := cmp.Diff(want, got.Fault); diff != "" || !got.Running {
+			t.Errorf("%s: running %t, %s", name, got.Running, diff)
+		}
+		if key, err := h.client.CreateKey(t.Context(), api.KeyRequest{Name: name}); err != nil || key.Fault.Code != "" {
+			t.Errorf("%s: a key is made with %v, %v", name, key, err)
+		}
+	}
+}
+
 func TestRollbackAppliesTheOldText(t *testing.T) {
 	t.Parallel()
 	h := applied(t)

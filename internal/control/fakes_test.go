@@ -312,6 +312,7 @@ type runtime struct {
 	snap            *snapshot.Snapshot
 	set             *policy.Set
 	prepare, refuse error
+	listeners       []api.ListenerStatus
 	panics          bool
 	bundle          *identity.Bundle
 	banned          []identity.ID
@@ -340,6 +341,7 @@ func (r *runtime) Status(context.Context) (control.RuntimeStatus, error) {
 	for _, s := range r.snap.Services {
 		st.Services = append(st.Services, api.ServiceStatus{Name: s.Name, ID: s.ID.String(), State: api.StateOK, Serial: "0a", NotAfter: start.Add(time.Hour)})
 	}
+	st.Listeners = r.listeners
 	st.Edges = []api.EdgeStatus{{From: "web", To: "orders", Calls: 7, Refused: 2}, {From: "", To: "orders", Calls: 1, Refused: 1}}
 	return st, nil
 }

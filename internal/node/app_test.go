@@ -13,6 +13,7 @@ import (
 
 	"github.com/parleymesh/parley/internal/control/api"
 	"github.com/parleymesh/parley/internal/enrol/attest"
+	"github.com/parleymesh/parley/internal/fault"
 )
 
 const appMesh = `
@@ -103,9 +104,13 @@ func TestTheApplicationBecomesAnotherUsers(t *testing.T) {
 		if !ok {
 			t.Fatal("the application does not answer")
 		}
-		_, err := m.api.Apply(t.Context(), api.ApplyRequest{Name: "parley.yaml", Text: text(stranger())})
+		r, err := m.api.Apply(t.Context(), api.ApplyRequest{Name: "parley.yaml", Text: text(stranger())})
 		if err != nil {
 			t.Fatal(err)
+		}
+		_, appPort, _ := net.SplitHostPort(app)
+		if !r.Running || r.Fault.Code != string(fault.NotRunning) || !strings.Contains(r.Fault.Message, "lines.inbound is not open") || !strings.Contains(r.Fault.Help, "ss -ltnp 'sport = :"+appPort+"'") {
+			t.Errorf("apply said %+v", r.Fault)
 		}
 		m.mustBeClosed(port, held)
 		m.apply(text(me))

@@ -130,7 +130,7 @@ func (s *survey) listeners() (out []api.ListenerStatus) {
 		}
 		for _, l := range h.Report.Listeners {
 			st := facts[l.Name]
-			st.Name, st.Protocol, st.Address, st.State, st.Note = l.Name, l.Protocol, l.Address, api.State(l.State), l.Note
+			st.Name, st.Protocol, st.Address, st.State, st.Note, st.Help = l.Name, l.Protocol, l.Address, api.State(l.State), l.Note, l.Help
 			if len(s.snap.Hosts) > 0 {
 				st.Host = h.Name
 			}

@@ -111,7 +111,7 @@ type ApplyResult struct {
 	// Revision The new revision's number, also for a dry run.
 	Revision int64 `json:"revision"`
 
-	// Running It runs now. False for a dry run.
+	// Running It runs now, with a fault not in full. False for a dry run.
 	Running bool `json:"running"`
 
 	// Unchanged It is the newest revision already; no new one was made.
@@ -452,11 +452,16 @@ type ListenerStatus struct {
 	// End inbound, outbound or edge
 	End string `json:"end"`
 
+	// Help What to do then, where that is known.
+	Help string `json:"help,omitempty,omitzero"`
+
 	// Host Where it is, in a mesh of several hosts.
 	Host string `json:"host,omitempty,omitzero"`
 
 	// Name As events name it, such as web.calls.orders.
 	Name string `json:"name"`
+
+	// Note Why, where the state is not ok.
 	Note string `json:"note,omitempty,omitzero"`
 
 	// Owner The service or gateway.
@@ -598,6 +603,9 @@ type RuleRef struct {
 
 // ServiceStatus defines model for ServiceStatus.
 type ServiceStatus struct {
+	// Help What to do then, where that is known.
+	Help string `json:"help,omitempty,omitzero"`
+
 	// ID Its SPIFFE ID.
 	ID       string    `json:"id"`
 	Name     string    `json:"name"`

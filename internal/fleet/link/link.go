@@ -72,7 +72,9 @@ type ListenerReport struct {
 	Address  string `json:"address"`
 	Protocol string `json:"protocol"`
 	State    string `json:"state"`
-	Note     string `json:"note,omitempty"`
+	// Note is why the state is not OK, Help what to do then.
+	Note string `json:"note,omitempty"`
+	Help string `json:"help,omitempty"`
 }
 
 // A FindingReport is something that an operator should look at.

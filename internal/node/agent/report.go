@@ -76,7 +76,7 @@ func (a *Agent) report() *link.Report {
 		lr := link.ListenerReport{Name: l.Name, Address: l.Address, Protocol: l.Protocol, State: link.OK}
 		switch {
 		case l.Error != nil:
-			lr.State, lr.Note = link.Failed, words(l.Error)
+			lr.State, lr.Note, lr.Help = link.Failed, words(l.Error), hint(l.Error)
 		case l.State != proxy.Open:
 			lr.State, lr.Note = link.Waiting, string(l.State)
 		default:
@@ -97,6 +97,14 @@ func words(err error) string {
 		return known[0].Error()
 	}
 	return err.Error()
+}
+
+// hint is what to do about err, where it says so.
+func hint(err error) string {
+	if known := fault.All(err); len(known) > 0 {
+		return known[0].Hint
+	}
+	return ""
 }
 
 func (a *Agent) credentialReport(name string, id identity.ID) link.ServiceReport {
