@@ -154,3 +154,43 @@ func (m *mesh) mustBeClosed(port string, held net.Conn) {
 		m.t.Error("what was open goes on to the stranger")
 	}
 }
+
+// TestStatusTellsAnApplicationThatIsNotThere: each status is of the moment at
+// which it is asked for.
+func TestStatusTellsAnApplicationThatIsNotThere(t *testing.T) {
+	t.Parallel()
+	listen, app, port := freeAddr(t), freeAddr(t), freePort(t)
+	text := fmt.Sprintf(appMesh, executable(t), listen, app, strconv.Itoa(os.Getuid()), port)
+	m := startNode(t, shortDir(t), text)
+	m.apply(text)
+	want := func(what string, state api.State) {
+		t.Helper()
+		s, err := m.api.Status(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, v := range s.Services {
+			expect := api.StateOK
+			if v.Name == "lines" {
+				expect = state
+			}
+			if v.State != expect || (v.Note == "") != (expect == api.StateOK) || (v.Help == "") != (expect == api.StateOK) || v.Serial == "" {
+				t.Errorf("%s: %+v", what, v)
+			}
+			if v.Note != "" && !strings.Contains(v.Note, "nothing listens on "+app) {
+				t.Errorf("%s: %s", what, v.Note)
+			}
+		}
+	}
+	want("not yet", api.StateWaiting)
+	for range 2 {
+		l, err := net.Listen("tcp", app)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want("there", api.StateOK)
+		l.Close()
+		time.Sleep(2 * time.Second) // a connection that found nothing is not tried again before
+		want("gone", api.StateFailed)
+	}
+}

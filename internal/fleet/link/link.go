@@ -55,12 +55,14 @@ const (
 	Failed  = "failed"
 )
 
-// A ServiceReport is the credential of a service or gateway.
+// A ServiceReport is the credential of a service or gateway, and where that is
+// well, a service's application.
 type ServiceReport struct {
 	Name     string      `json:"name"`
 	ID       identity.ID `json:"id"`
 	State    string      `json:"state"`
 	Note     string      `json:"note,omitempty"`
+	Help     string      `json:"help,omitempty"`
 	Serial   string      `json:"serial,omitempty"`
 	NotAfter time.Time   `json:"not_after,omitzero"`
 	RenewsAt time.Time   `json:"renews_at,omitzero"`

@@ -93,6 +93,7 @@ type Agent struct {
 	current  atomic.Pointer[link.Update] // in force, as far as it could be applied
 	pending  atomic.Pointer[link.Update] // being applied: what processes are attested by
 	keepers  keepers
+	apps     *apps
 	changed  broadcast
 	findings findings
 
@@ -116,7 +117,7 @@ func Open(cfg Config) (*Agent, error) {
 	if err != nil {
 		return nil, err
 	}
-	a := &Agent{cfg: cfg, sink: &watched{Sink: cfg.Sink}, spool: sp, attestor: attest.New(attest.Config{Clock: cfg.Clock})}
+	a := &Agent{cfg: cfg, sink: &watched{Sink: cfg.Sink}, spool: sp, attestor: attest.New(attest.Config{Clock: cfg.Clock}), apps: newApps(cfg.Clock, cfg.Logger)}
 	a.trust.Store(&identity.Trust{})
 	a.keepers.init(a)
 	a.gate = gate.New(gate.Config{Host: cfg.Host, Recorder: sp, Clock: cfg.Clock, Logger: cfg.Logger, Metrics: cfg.Metrics})

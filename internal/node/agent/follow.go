@@ -74,13 +74,13 @@ func (a *Agent) look(ctx context.Context) error {
 		if err := a.cfg.Clock.Sleep(ctx, lookEvery); err != nil {
 			return err
 		}
-		a.lookAtApps(ctx)
+		a.lookAtPorts(ctx)
 	}
 }
 
-// lookAtApps closes the inbounds whose application's port a stranger has taken,
+// lookAtPorts closes the inbounds whose application's port a stranger has taken,
 // and opens those whose port the stranger has left.
-func (a *Agent) lookAtApps(ctx context.Context) {
+func (a *Agent) lookAtPorts(ctx context.Context) {
 	a.applying.Lock()
 	defer a.applying.Unlock()
 	u := a.current.Load()
