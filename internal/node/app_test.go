@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/parleymesh/parley/internal/control/api"
 	"github.com/parleymesh/parley/internal/enrol/attest"
 	"github.com/parleymesh/parley/internal/fault"
@@ -192,5 +194,51 @@ func TestStatusTellsAnApplicationThatIsNotThere(t *testing.T) {
 		l.Close()
 		time.Sleep(2 * time.Second) // a connection that found nothing is not tried again before
 		want("gone", api.StateFailed)
+	}
+}
+
+// TestStatusCountsCallsThatNobodyAnswered: one that found no application, and one
+// of a process that is not the caller.
+func TestStatusCountsCallsThatNobodyAnswered(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		exe    string
+		inside bool // the call gets as far as the callee's end
+		want   api.EdgeStatus
+	}{
+		"no application": {executable(t), true, api.EdgeStatus{Calls: 1, Failed: 1, Protection: "mtls"}},
+		"no inbound":     {executable(t), false, api.EdgeStatus{Calls: 1, Failed: 1}},
+		"a stranger":     {"/nobody/there", true, api.EdgeStatus{Calls: 1, Refused: 1}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			app, user := freeAddr(t), strconv.Itoa(os.Getuid())
+			if !c.inside {
+				app, user = echoLines(t), stranger()
+			}
+			port := freePort(t)
+			text := fmt.Sprintf(appMesh, c.exe, freeAddr(t), app, user, port)
+			m := startNode(t, shortDir(t), text)
+			if _, err := m.api.Apply(t.Context(), api.ApplyRequest{Name: "parley.yaml", Text: text}); err != nil {
+				t.Fatal(err)
+			}
+			if _, ok := says(t, "127.0.0.1:"+port); ok {
+				t.Fatal("somebody answers")
+			}
+			c.want.From, c.want.To, c.want.Declared = "caller", "lines", true
+			var got api.EdgeStatus
+			soon(t, "the call is counted", func() bool {
+				s, err := m.api.Status(t.Context())
+				if err != nil || len(s.Edges) != 1 {
+					t.Fatal(s.Edges, err)
+				}
+				got = s.Edges[0]
+				return got.Calls > 0
+			})
+			got.Last = time.Time{}
+			if diff := cmp.Diff(c.want, got); diff != "" {
+				t.Error(diff)
+			}
+		})
 	}
 }

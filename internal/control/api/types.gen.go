@@ -263,14 +263,17 @@ type EdgeStatus struct {
 	// Declared The mesh file names it under calls, allow or routes.
 	Declared bool `json:"declared,omitempty,omitzero"`
 
+	// Failed Those of them that were allowed and that nobody answered.
+	Failed int64 `json:"failed"`
+
 	// From A service or gateway; empty for one that is not of the mesh.
 	From string    `json:"from"`
 	Last time.Time `json:"last,omitempty,omitzero"`
 
-	// Protection mtls where every call was; plain, mixed, or empty without calls.
+	// Protection mtls where every call was; plain, mixed, or empty where none was made.
 	Protection string `json:"protection,omitempty,omitzero"`
 
-	// Refused Those of them that were denied.
+	// Refused Those of them that were denied, a process that is not the caller among them.
 	Refused int64  `json:"refused"`
 	To      string `json:"to"`
 }
