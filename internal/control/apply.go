@@ -63,7 +63,7 @@ func (s *Server) apply(ctx context.Context, c change) (*api.ApplyResult, error) 
 	}
 	err = s.cfg.Runtime.Publish(ctx, snap)
 	if result.Running = err == nil; result.Running {
-		err = s.notOpen(ctx)
+		err = s.onItsHost(ctx, result)
 	}
 	if err != nil {
 		what := fmt.Sprintf("revision %d is stored and does not run in full", snap.Revision)
@@ -72,12 +72,17 @@ func (s *Server) apply(ctx context.Context, c change) (*api.ApplyResult, error) 
 	return result, nil
 }
 
-// notOpen is what of the revision that runs is kept from running by something on
-// its host, such as a stranger on the port of an application.
-func (s *Server) notOpen(ctx context.Context) error {
+// onItsHost adds what is found where the revision runs. The error is what of it is
+// kept from running there, such as by a stranger on the port of an application.
+func (s *Server) onItsHost(ctx context.Context, result *api.ApplyResult) error {
 	run, err := s.cfg.Runtime.Status(ctx)
 	if err != nil {
 		return fmt.Errorf("read what runs: %w", err)
+	}
+	for _, f := range run.Findings {
+		if f.Code == string(fault.SelectorMissing) && len(result.Findings) < maxFindings {
+			result.Findings = append(result.Findings, f)
+		}
 	}
 	var closed fault.List
 	for _, l := range run.Listeners {

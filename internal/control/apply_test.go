@@ -202,6 +202,31 @@ func TestApplySaysWhatIsNotOpen(t *testing.T) {
 	}
 }
 
+// What the host says about the selectors is said at once: but not what was known
+// of it before, nor for what does not run.
+func TestApplySaysWhatItsHostLacks(t *testing.T) {
+	t.Parallel()
+	h := applied(t)
+	h.runtime.findings = []api.Finding{{Code: string(fault.WritableByItself), Message: "known"}, {Code: string(fault.SelectorMissing), Message: "no user ordres"}}
+	for _, dry := range []bool{false, true} {
+		r := request(wider)
+		r.DryRun = dry
+		got, err := h.client.Apply(t.Context(), r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var codes []string
+		for _, f := range got.Findings {
+			if strings.HasPrefix(f.Code, "PAR-2") {
+				codes = append(codes, f.Code)
+			}
+		}
+		if want := !dry; (len(codes) == 1 && codes[0] == string(fault.SelectorMissing)) != want || len(codes) > 1 {
+			t.Errorf("dry run %t: %v", dry, got.Findings)
+		}
+	}
+}
+
 func TestRollbackAppliesTheOldText(t *testing.T) {
 	t.Parallel()
 	h := applied(t)

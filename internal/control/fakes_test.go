@@ -313,6 +313,7 @@ type runtime struct {
 	set             *policy.Set
 	prepare, refuse error
 	listeners       []api.ListenerStatus
+	findings        []api.Finding
 	panics          bool
 	bundle          *identity.Bundle
 	banned          []identity.ID
@@ -341,7 +342,7 @@ func (r *runtime) Status(context.Context) (control.RuntimeStatus, error) {
 	for _, s := range r.snap.Services {
 		st.Services = append(st.Services, api.ServiceStatus{Name: s.Name, ID: s.ID.String(), State: api.StateOK, Serial: "0a", NotAfter: start.Add(time.Hour)})
 	}
-	st.Listeners = r.listeners
+	st.Listeners, st.Findings = r.listeners, r.findings
 	st.Edges = []api.EdgeStatus{{From: "web", To: "orders", Calls: 7, Refused: 2}, {From: "", To: "orders", Calls: 1, Refused: 1}}
 	return st, nil
 }

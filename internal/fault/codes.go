@@ -34,6 +34,7 @@ const (
 	JoinToken        Code = "PAR-2012" // a join token that is malformed, expired, used or unknown
 	ServerUntrusted  Code = "PAR-2013" // a server that is not the one of the join token
 	HostUnknown      Code = "PAR-2014" // an agent of a host that has no part in the mesh
+	SelectorMissing  Code = "PAR-2015" // a selector that nothing on this host can match
 
 	// The store and the audit log.
 	StoreCorrupt  Code = "PAR-3001" // the database fails its integrity check

@@ -96,6 +96,7 @@ type Agent struct {
 	apps     *apps
 	changed  broadcast
 	findings findings
+	hosting  sync.Mutex // held while the host is looked at for findings
 
 	applying sync.Mutex // held while an update is applied, so that none is undone by an older one
 	mu       sync.Mutex // guards failure and the step from one current to the next

@@ -54,11 +54,8 @@ func (a *Agent) apply(ctx context.Context, u link.Update) error {
 		case <-wait.Done():
 		}
 	}
-	names := map[string]bool{}
-	for _, s := range u.Snapshot.Services {
-		names[s.Name] = true
-	}
-	a.findings.keep(names)
+	a.findings.keep(serviceNames(u.Snapshot))
+	a.lookAtHost()
 	err := a.proxy.Apply(ctx, u.Snapshot)
 	a.changed.send()
 	return err
