@@ -314,6 +314,7 @@ type runtime struct {
 	prepare, refuse error
 	listeners       []api.ListenerStatus
 	findings        []api.Finding
+	down            api.ServiceStatus // what is said of the service of that name
 	panics          bool
 	bundle          *identity.Bundle
 	banned          []identity.ID
@@ -340,6 +341,10 @@ func (r *runtime) Status(context.Context) (control.RuntimeStatus, error) {
 	}
 	st.Revision = r.snap.Revision
 	for _, s := range r.snap.Services {
+		if s.Name == r.down.Name {
+			st.Services = append(st.Services, r.down)
+			continue
+		}
 		st.Services = append(st.Services, api.ServiceStatus{Name: s.Name, ID: s.ID.String(), State: api.StateOK, Serial: "0a", NotAfter: start.Add(time.Hour)})
 	}
 	st.Listeners, st.Findings = r.listeners, r.findings

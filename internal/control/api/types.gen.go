@@ -233,6 +233,9 @@ type ChangeOp string
 type Decided struct {
 	Action string `json:"action,omitempty,omitzero"`
 	Allow  bool   `json:"allow"`
+
+	// Error How it failed after it was allowed, such as upstream_refused.
+	Error  string `json:"error,omitempty,omitzero"`
 	ID     string `json:"id"`
 	Reason string `json:"reason"`
 
@@ -667,6 +670,9 @@ type Status struct {
 
 // Step defines model for Step.
 type Step struct {
+	// Help What to do about it, a command where there is one.
+	Help string `json:"help,omitempty,omitzero"`
+
 	// Name identity, channel, credential, policy, ...
 	Name string `json:"name"`
 
