@@ -146,7 +146,7 @@ func TestTheApplicationBecomesAnotherUsers(t *testing.T) {
 // status says why.
 func (m *mesh) mustBeClosed(port string, held net.Conn) {
 	m.t.Helper()
-	if state, note := m.state("lines.inbound"); state != api.StateFailed || !strings.Contains(note, "is held by user "+attest.UserText(os.Getuid())+", not by "+stranger()) {
+	if state, note := m.state("lines.inbound"); state != api.StateFailed || !strings.Contains(note, "is held by user "+attest.UserText(os.Getuid())+", not by "+attest.UserText(os.Getuid()+54321)) {
 		m.t.Errorf("lines.inbound is %q: %s", state, note)
 	}
 	if _, ok := says(m.t, "127.0.0.1:"+port); ok {

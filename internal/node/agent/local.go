@@ -103,7 +103,7 @@ func (a *Agent) appPort(s snapshot.Service) error {
 	}
 	if uid != want {
 		return fault.New(fault.AppPortHeld, fmt.Sprintf("see who has it: ss -ltnp 'sport = :%d'", addr.Port()),
-			"the app port %s of %s is held by user %s, not by %s", addr, s.Name, attest.UserText(uid), s.RunsAs.User)
+			"the app port %s of %s is held by user %s, not by %s", addr, s.Name, attest.UserText(uid), attest.UserText(want))
 	}
 	return nil
 }
