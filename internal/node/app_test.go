@@ -68,6 +68,16 @@ func soon(t *testing.T, what string, ok func() bool) {
 	}
 }
 
+// tryApply applies what need not run in full.
+func (m *mesh) tryApply(text string) *api.ApplyResult {
+	m.t.Helper()
+	r, err := m.api.Apply(m.t.Context(), api.ApplyRequest{Name: "parley.yaml", Text: text})
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	return r
+}
+
 // says sends a line to addr and says whether it came back. The connection is left
 // open.
 func says(t *testing.T, addr string) (*net.TCPConn, bool) {
@@ -106,15 +116,17 @@ func TestTheApplicationBecomesAnotherUsers(t *testing.T) {
 		if !ok {
 			t.Fatal("the application does not answer")
 		}
-		r, err := m.api.Apply(t.Context(), api.ApplyRequest{Name: "parley.yaml", Text: text(stranger())})
-		if err != nil {
-			t.Fatal(err)
-		}
+		r := m.tryApply(text(stranger()))
 		_, appPort, _ := net.SplitHostPort(app)
 		if !r.Running || r.Fault.Code != string(fault.NotRunning) || !strings.Contains(r.Fault.Message, "lines.inbound is not open") || !strings.Contains(r.Fault.Help, "ss -ltnp 'sport = :"+appPort+"'") {
 			t.Errorf("apply said %+v", r.Fault)
 		}
 		m.mustBeClosed(port, held)
+		m.tryApply(text(stranger()) + "# again\n")
+		soon(t, "it is recorded", func() bool { return m.listenerFailures() > 0 })
+		if n := m.listenerFailures(); n != 1 {
+			t.Errorf("recorded %d times, want once", n)
+		}
 		m.apply(text(me))
 		if _, ok := says(t, "127.0.0.1:"+port); !ok {
 			t.Error("what was put right is not served")
@@ -140,6 +152,21 @@ func TestTheApplicationBecomesAnotherUsers(t *testing.T) {
 		l.Close()
 		soon(t, "the listener is open again", func() bool { state, _ := m.state("lines.inbound"); return state == api.StateOK })
 	})
+}
+
+// listenerFailures are how often it is on record that a stranger holds a port.
+func (m *mesh) listenerFailures() int {
+	m.t.Helper()
+	events, err := m.api.Events(m.t.Context(), api.ListEventsParams{Action: "listener.failed"})
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	for _, e := range events.Items {
+		if text := string(e.Event); !strings.Contains(text, string(fault.AppPortHeld)) || !strings.Contains(text, `"lines.inbound"`) || !strings.Contains(text, "is held by user") {
+			m.t.Errorf("recorded %s", text)
+		}
+	}
+	return len(events.Items)
 }
 
 // mustBeClosed says that nothing gets to the application of lines, and that the
@@ -219,9 +246,7 @@ func TestStatusCountsCallsThatNobodyAnswered(t *testing.T) {
 			port := freePort(t)
 			text := fmt.Sprintf(appMesh, c.exe, freeAddr(t), app, user, port)
 			m := startNode(t, shortDir(t), text)
-			if _, err := m.api.Apply(t.Context(), api.ApplyRequest{Name: "parley.yaml", Text: text}); err != nil {
-				t.Fatal(err)
-			}
+			m.tryApply(text)
 			if _, ok := says(t, "127.0.0.1:"+port); ok {
 				t.Fatal("somebody answers")
 			}

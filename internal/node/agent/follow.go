@@ -6,8 +6,12 @@ import (
 	"sync"
 	"time"
 
+	"github.com/parleymesh/parley/internal/audit"
+	"github.com/parleymesh/parley/internal/fault"
 	"github.com/parleymesh/parley/internal/fleet/link"
 	"github.com/parleymesh/parley/internal/identity"
+	"github.com/parleymesh/parley/internal/proxy"
+	"github.com/parleymesh/parley/internal/snapshot"
 )
 
 // follow applies every update of the control plane, the newest first where
@@ -56,7 +60,7 @@ func (a *Agent) apply(ctx context.Context, u link.Update) error {
 	}
 	a.findings.keep(serviceNames(u.Snapshot))
 	a.lookAtHost()
-	err := a.proxy.Apply(ctx, u.Snapshot)
+	err := a.applyListeners(ctx, u.Snapshot)
 	a.changed.send()
 	return err
 }
@@ -84,9 +88,41 @@ func (a *Agent) lookAtPorts(ctx context.Context) {
 	if u == nil || !a.proxy.AppsChanged(u.Snapshot) {
 		return
 	}
-	if err := a.proxy.Apply(ctx, u.Snapshot); err != nil {
+	if err := a.applyListeners(ctx, u.Snapshot); err != nil {
 		a.cfg.Logger.Warn("listeners not as the applications want them", "error", err)
 	}
+}
+
+// applyListeners makes the listeners those of s, and records which of them must
+// not be open, once for each reason. The caller holds applying.
+func (a *Agent) applyListeners(ctx context.Context, s *snapshot.Snapshot) error {
+	before := a.mustNotRun()
+	err := a.proxy.Apply(ctx, s)
+	for name, why := range a.mustNotRun() {
+		if was := before[name]; was != nil && was.Error() == why.Error() {
+			continue
+		}
+		now := a.cfg.Clock.Now()
+		e := &audit.Event{
+			ID: audit.NewID(now), Time: now, Class: audit.Security, Action: audit.ListenerFailed, Outcome: audit.Failure,
+			Message: why.Error(), Object: &audit.Object{Kind: "listener", Name: name},
+		}
+		if known := fault.All(why); len(known) > 0 {
+			e.Reason = string(known[0].Code)
+		}
+		a.Record(e)
+	}
+	return err
+}
+
+func (a *Agent) mustNotRun() map[string]error {
+	failed := map[string]error{}
+	for _, l := range a.proxy.Status() {
+		if l.State == proxy.Failed {
+			failed[l.Name] = l.Error
+		}
+	}
+	return failed
 }
 
 // setTrust makes the next trust; the epoch moves only when the content does, so
