@@ -5,7 +5,10 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"os"
+	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -265,5 +268,44 @@ func TestStatusCountsCallsThatNobodyAnswered(t *testing.T) {
 				t.Error(diff)
 			}
 		})
+	}
+}
+
+// TestStatusOfAnotherHostsApplications: what an agent of another machine sees there
+// is told as if it were here, with its name.
+func TestStatusOfAnotherHostsApplications(t *testing.T) {
+	t.Parallel()
+	f := startFleet(t)
+	host(t, hostConfig(t, shortDir(t), f.token("a")))
+	host(t, hostConfig(t, shortDir(t), f.token("b")))
+	f.wants("at first", "GET", http.StatusOK)
+	gone := freeAddr(t)
+	site := regexp.MustCompile(`app: "[^"]*"}`).FindString(f.text)
+	text := strings.Replace(f.text, site, fmt.Sprintf("app: %q}", gone), 1)
+	lines := strings.LastIndex(text, "{exe: /nobody/there}")
+	text = text[:lines] + "{user: \"" + stranger() + "\"}" + text[lines+len("{exe: /nobody/there}"):]
+	f.tryApply(text)
+	var s *api.Status
+	soon(t, "the host tells of its applications", func() bool {
+		var err error
+		if s, err = f.api.Status(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		return slices.ContainsFunc(s.Listeners, func(l api.ListenerStatus) bool { return l.Name == "lines.inbound" && l.State == api.StateFailed })
+	})
+	for _, v := range s.Services {
+		if v.Name == "site" && (v.State != api.StateWaiting || !strings.HasPrefix(v.Note, "on b: nothing listens on "+gone) || v.Help == "") {
+			t.Errorf("site: %+v", v)
+		}
+	}
+	for _, l := range s.Listeners {
+		if l.Name == "lines.inbound" && (l.Host != "b" || !strings.Contains(l.Note, "is held by user") || !strings.Contains(l.Help, "ss -ltnp")) {
+			t.Errorf("lines.inbound: %+v", l)
+		}
+	}
+	if !slices.ContainsFunc(s.Findings, func(f api.Finding) bool {
+		return f.Code == string(fault.SelectorMissing) && strings.HasPrefix(f.Message, "on b: no process of this host can be site")
+	}) {
+		t.Errorf("findings: %+v", s.Findings)
 	}
 }
