@@ -133,6 +133,8 @@ func (a *app) writeResult(r *api.ApplyResult, name, again string) {
 		t.Printf("Nothing would change.\n")
 	case r.DryRun:
 		t.Printf("Nothing was changed. Apply exactly this:  %s --expect %d\n", again, r.Previous)
+	case r.Running && r.Fault.Code != "":
+		t.Printf("Revision %d runs, but not in full.\n", r.Revision)
 	case r.Running:
 		t.Printf("Revision %d runs.\n", r.Revision)
 		t.Hintf("Undo it:  parley config rollback %d\n", r.Previous)

@@ -18,25 +18,25 @@ type need struct {
 // needs is everything in a status that is not as it should be.
 func needs(s *api.Status) []need {
 	var list []need
-	state := func(st api.State, kind, name, note string) {
+	state := func(st api.State, kind, name, note, help string) {
 		if st != api.StateOK {
-			list = append(list, need{stateMarks[st], fmt.Sprintf("%s %s is %s%s", kind, name, st, noted(note)), ""})
+			list = append(list, need{stateMarks[st], fmt.Sprintf("%s %s is %s%s", kind, name, st, noted(note)), help})
 		}
 	}
 	for _, h := range s.Hosts {
-		state(h.State, "host", h.Name, h.Note)
+		state(h.State, "host", h.Name, h.Note, "")
 	}
 	for _, b := range s.Bans {
 		list = append(list, need{term.Look, b.ID + " is banned" + noted(b.Reason), "let it in again:  parley unban " + b.ID})
 	}
 	for _, v := range s.Services {
-		state(v.State, "service", v.Name, v.Note)
+		state(v.State, "service", v.Name, v.Note, v.Help)
 	}
 	for _, v := range s.Gateways {
-		state(v.State, "gateway", v.Name, v.Note)
+		state(v.State, "gateway", v.Name, v.Note, "")
 	}
 	for _, v := range s.Listeners {
-		state(v.State, "listener", v.Name, v.Note)
+		state(v.State, "listener", v.Name, v.Note, v.Help)
 	}
 	for _, e := range s.Edges {
 		if p := protectionOf(e.Protection); p.rank >= protections["mixed"].rank {

@@ -131,11 +131,12 @@ func (a *app) writeEdges(s *api.Status) {
 		{Title: "PROTECTION"},
 		{Title: "CALLS", Right: true, Drop: 3},
 		{Title: "REFUSED", Right: true, Drop: 2},
+		{Title: "FAILED", Right: true, Drop: 2},
 		{Title: "NOTE", Min: 24, Drop: 1},
 	}}
 	for _, e := range edges {
 		p := protectionOf(e.Protection)
-		tab.Row(p.mark, from(e.From), e.To, term.Cell{Text: p.word, Style: p.style}, term.Number(e.Calls), term.Number(e.Refused), edgeNote(e, s.Now))
+		tab.Row(p.mark, from(e.From), e.To, term.Cell{Text: p.word, Style: p.style}, term.Number(e.Calls), term.Number(e.Refused), term.Number(e.Failed), edgeNote(e, s.Now))
 	}
 	a.term.Table(tab)
 	a.term.Printf("\n  counted over the last %s\n\n", term.Span(time.Duration(s.EdgesPeriod)*time.Second))

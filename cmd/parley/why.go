@@ -87,6 +87,9 @@ func (a *app) writeExplanation(e *api.Explanation) {
 	t.Printf("%s   %s\n\n", verdict, title(a, e))
 	for i, s := range e.Steps {
 		t.Printf("%3d  %-11s %s  %s\n", i+1, s.Name, stepState(t, s.State), s.Text)
+		if s.Help != "" {
+			t.Printf("     %-11s       %s\n", "", s.Help)
+		}
 	}
 	rule(t, e)
 	if e.Decision.ID != "" && e.Decision.Replayed && !e.Decision.Same {
@@ -174,6 +177,9 @@ func allowedWord(allow bool) string {
 }
 
 func reason(e *api.Explanation) string {
+	if e.Decision.Error != "" {
+		return e.Decision.Error
+	}
 	if e.Decision.ID != "" {
 		return e.Decision.Reason
 	}

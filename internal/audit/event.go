@@ -57,7 +57,7 @@ const (
 	AdminRefused     Action = "admin.refused"   // the admin API refused a caller
 	ServerStarted    Action = "server.started"  // start of a process, with its version
 	AgentStarted     Action = "agent.started"   //
-	ListenerFailed   Action = "listener.failed" // a listener of the snapshot could not be opened
+	ListenerFailed   Action = "listener.failed" // a listener of the snapshot must not be open
 	Gap              Action = "audit.gap"       // events that were lost, numbered
 	Finding          Action = "finding"         // something an operator should look at
 )

@@ -61,13 +61,36 @@ func (s *Server) apply(ctx context.Context, c change) (*api.ApplyResult, error) 
 	if err := s.commit(ctx, rev, snap, result.Unchanged); err != nil {
 		return nil, err
 	}
-	if err := s.cfg.Runtime.Publish(ctx, snap); err != nil {
+	err = s.cfg.Runtime.Publish(ctx, snap)
+	if result.Running = err == nil; result.Running {
+		err = s.onItsHost(ctx, result)
+	}
+	if err != nil {
 		what := fmt.Sprintf("revision %d is stored and does not run in full", snap.Revision)
 		result.Fault = api.NewFault(s.notRunning(ctx, what, err))
-		return result, nil
 	}
-	result.Running = true
 	return result, nil
+}
+
+// onItsHost adds what is found where the revision runs. The error is what of it is
+// kept from running there, such as by a stranger on the port of an application.
+func (s *Server) onItsHost(ctx context.Context, result *api.ApplyResult) error {
+	run, err := s.cfg.Runtime.Status(ctx)
+	if err != nil {
+		return fmt.Errorf("read what runs: %w", err)
+	}
+	for _, f := range run.Findings {
+		if f.Code == string(fault.SelectorMissing) && len(result.Findings) < maxFindings {
+			result.Findings = append(result.Findings, f)
+		}
+	}
+	var closed fault.List
+	for _, l := range run.Listeners {
+		if l.State == api.StateFailed {
+			closed = append(closed, &fault.Fault{Code: fault.NotRunning, Message: l.Name + " is not open: " + l.Note, Hint: l.Help})
+		}
+	}
+	return closed.Err()
 }
 
 // head is the newest revision; number 0 where there is none.
@@ -158,8 +181,16 @@ func (s *Server) commit(ctx context.Context, rev *Revision, snap *snapshot.Snaps
 func (s *Server) notRunning(ctx context.Context, what string, err error) *fault.Fault {
 	s.cfg.Logger.Error("change stored but not running in full", "request", requestID(ctx), "change", what, "error", err)
 	f := fault.New(fault.NotRunning, "see what runs: parley status", "%s", what)
-	if known := fault.All(err); len(known) > 0 {
-		f.Message += ": " + known[0].Error()
+	known := fault.All(err)
+	if len(known) == 0 {
+		return f
+	}
+	f.Message += ": " + known[0].Error()
+	if len(known) > 1 {
+		f.Message += fmt.Sprintf(" (and %d more)", len(known)-1)
+	}
+	if known[0].Hint != "" {
+		f.Hint = known[0].Hint + "\n" + f.Hint
 	}
 	return f
 }

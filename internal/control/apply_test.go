@@ -162,6 +162,71 @@ func TestApplyThatCannotRunSaysSo(t *testing.T) {
 	}
 }
 
+// What runs and has a listener that its host keeps closed is told, in full: but
+// not to somebody who makes a key, which works all the same.
+func TestApplySaysWhatIsNotOpen(t *testing.T) {
+	t.Parallel()
+	h := applied(t)
+	held := api.ListenerStatus{Name: "orders.inbound", State: api.StateFailed, Note: "the app port is held by user nobody (65534), not by orders", Help: "see who has it: ss"}
+	other := api.ListenerStatus{Name: "db.inbound", State: api.StateFailed, Note: "too"}
+	h.runtime.listeners = []api.ListenerStatus{{Name: "a", State: api.StateOK}, {Name: "b", State: api.StateWaiting, Note: "draining"}}
+	for name, c := range map[string]struct {
+		add           []api.ListenerStatus
+		message, hint string
+	}{
+		"none": {},
+		"one": {
+			[]api.ListenerStatus{held},
+			"revision 1 is stored and does not run in full: orders.inbound is not open: the app port is held by user nobody (65534), not by orders",
+			"see who has it: ss\nsee what runs: parley status",
+		},
+		"two": {[]api.ListenerStatus{other, held}, "revision 1 is stored and does not run in full: db.inbound is not open: too (and 1 more)", "see what runs: parley status"},
+	} {
+		h.runtime.mu.Lock()
+		h.runtime.listeners = append(h.runtime.listeners[:2:2], c.add...)
+		h.runtime.mu.Unlock()
+		got, err := h.client.Apply(t.Context(), request(meshFile))
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := api.Fault{Message: c.message, Help: c.hint}
+		if c.message != "" {
+			want.Code = string(fault.NotRunning)
+		}
+		if diff := cmp.Diff(want, got.Fault); diff != "" || !got.Running {
+			t.Errorf("%s: running %t, %s", name, got.Running, diff)
+		}
+		if key, err := h.client.CreateKey(t.Context(), api.KeyRequest{Name: name}); err != nil || key.Fault.Code != "" {
+			t.Errorf("%s: a key is made with %v, %v", name, key, err)
+		}
+	}
+}
+
+// What the host says about the selectors is said at once: but not what was known
+// of it before, nor for what does not run.
+func TestApplySaysWhatItsHostLacks(t *testing.T) {
+	t.Parallel()
+	h := applied(t)
+	h.runtime.findings = []api.Finding{{Code: string(fault.WritableByItself), Message: "known"}, {Code: string(fault.SelectorMissing), Message: "no user ordres"}}
+	for _, dry := range []bool{false, true} {
+		r := request(wider)
+		r.DryRun = dry
+		got, err := h.client.Apply(t.Context(), r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var codes []string
+		for _, f := range got.Findings {
+			if strings.HasPrefix(f.Code, "PAR-2") {
+				codes = append(codes, f.Code)
+			}
+		}
+		if want := !dry; (len(codes) == 1 && codes[0] == string(fault.SelectorMissing)) != want || len(codes) > 1 {
+			t.Errorf("dry run %t: %v", dry, got.Findings)
+		}
+	}
+}
+
 func TestRollbackAppliesTheOldText(t *testing.T) {
 	t.Parallel()
 	h := applied(t)

@@ -58,6 +58,13 @@ func (s *Server) whyDecided(ctx context.Context, file *mesh.File, id string) (*a
 	if err != nil {
 		return nil, err
 	}
+	if e := failedOf(append([]recordedEvent{asked}, others...)); e != nil && why.Decision.Allow {
+		step, err := s.failedStep(ctx, e)
+		if err != nil {
+			return nil, err
+		}
+		why.Decision.Error, why.Steps = e.Call.Error, append(why.Steps, step)
+	}
 	for _, e := range append([]recordedEvent{asked}, others...) {
 		why.Events = append(why.Events, entryOf(&e.StoredEvent))
 	}

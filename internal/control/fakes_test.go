@@ -312,6 +312,9 @@ type runtime struct {
 	snap            *snapshot.Snapshot
 	set             *policy.Set
 	prepare, refuse error
+	listeners       []api.ListenerStatus
+	findings        []api.Finding
+	down            api.ServiceStatus // what is said of the service of that name
 	panics          bool
 	bundle          *identity.Bundle
 	banned          []identity.ID
@@ -338,8 +341,13 @@ func (r *runtime) Status(context.Context) (control.RuntimeStatus, error) {
 	}
 	st.Revision = r.snap.Revision
 	for _, s := range r.snap.Services {
+		if s.Name == r.down.Name {
+			st.Services = append(st.Services, r.down)
+			continue
+		}
 		st.Services = append(st.Services, api.ServiceStatus{Name: s.Name, ID: s.ID.String(), State: api.StateOK, Serial: "0a", NotAfter: start.Add(time.Hour)})
 	}
+	st.Listeners, st.Findings = r.listeners, r.findings
 	st.Edges = []api.EdgeStatus{{From: "web", To: "orders", Calls: 7, Refused: 2}, {From: "", To: "orders", Calls: 1, Refused: 1}}
 	return st, nil
 }

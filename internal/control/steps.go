@@ -65,11 +65,7 @@ func eventSteps(e *audit.Event) []api.Step {
 	if e.Call.End == string(call.Edge) {
 		steps = append(steps, credentialStep(e))
 	}
-	steps = append(steps, decisionStep(e))
-	if e.Call.Error != "" {
-		steps = append(steps, api.Step{Name: "call", State: api.StepNo, Text: "it was allowed and then failed: " + e.Call.Error})
-	}
-	return steps
+	return append(steps, decisionStep(e))
 }
 
 // refusalStep is a refusal before there was a call.
@@ -78,8 +74,16 @@ func refusalStep(e *audit.Event) api.Step {
 	switch e.Action {
 	case audit.HandshakeRefused:
 		step.Text = "the certificate was not accepted: " + e.Reason
-	case audit.ProcessRefused, audit.WorkloadRefused:
+	case audit.ProcessRefused:
 		step.Name, step.Text = "process", processText(e.Caller)+" is not accepted: "+e.Reason
+		if e.Call != nil {
+			service, _, _ := strings.Cut(e.Call.Listener, ".calls.")
+			step.Text = fmt.Sprintf("%s is not accepted at %s, where only %s calls from: %s", processText(e.Caller), e.Call.Listener, service, e.Reason)
+			step.Help = fmt.Sprintf("if it is %s, correct runs_as of %s in the mesh file; if not, find out who started it", service, service)
+		}
+	case audit.WorkloadRefused:
+		step.Name, step.Text = "process", processText(e.Caller)+" is not accepted: "+e.Reason
+		step.Help = "if it is a service, correct runs_as of that service in the mesh file; if not, find out who started it"
 	case audit.IssueRefused:
 		step.Text = "no certificate was issued: " + e.Reason
 	case audit.AdminRefused:
@@ -96,6 +100,9 @@ func processText(p *audit.Party) string {
 		return "the process"
 	}
 	text := fmt.Sprintf("process %d of uid %d", p.PID, *p.UID)
+	if p.PID == 0 { // which one, could not be seen
+		text = fmt.Sprintf("a process of uid %d", *p.UID)
+	}
 	if p.Exe != "" {
 		text += fmt.Sprintf(", %q,", p.Exe)
 	}

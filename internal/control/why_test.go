@@ -20,6 +20,12 @@ func states(steps []api.Step) string {
 	return strings.Join(out, ", ")
 }
 
+// text is the last step's, with what to do.
+func text(steps []api.Step) string {
+	s := steps[len(steps)-1]
+	return s.Text + " | " + s.Help
+}
+
 func TestWhyAsksTheRunningPolicy(t *testing.T) {
 	t.Parallel()
 	h := applied(t)
@@ -106,10 +112,11 @@ func id(t *testing.T, uri string) identity.ID {
 	return id
 }
 
-// call records both ends of a call of orders by web; the inbound end comes second.
-func (m *memory) call(t *testing.T, method string, outcome audit.Outcome, reason string) (out, in *audit.Event) {
+const trace = "4bf92f3577b34da6a3ce929d0e0e4736"
+
+// callOf is both ends of a call of orders by web.
+func callOf(t *testing.T, method string, outcome audit.Outcome, reason string) (out, in *audit.Event) {
 	t.Helper()
-	const trace = "4bf92f3577b34da6a3ce929d0e0e4736"
 	uid := 1000
 	out = &audit.Event{
 		Action: audit.Call, Outcome: audit.Allowed,
@@ -127,6 +134,13 @@ func (m *memory) call(t *testing.T, method string, outcome audit.Outcome, reason
 		TLS:      &audit.TLS{Version: "1.3", Group: "X25519MLKEM768", PeerID: "spiffe://shop.example/web"},
 		Trace:    &audit.Trace{TraceID: trace, ParentID: "00f067aa0ba902b7", SpanID: "53995c3f42cd8ad8"},
 	}
+	return out, in
+}
+
+// call records both ends of a call of orders by web; the inbound end comes second.
+func (m *memory) call(t *testing.T, method string, outcome audit.Outcome, reason string) (out, in *audit.Event) {
+	t.Helper()
+	out, in = callOf(t, method, outcome, reason)
 	m.record(t, out)
 	m.record(t, in)
 	m.record(t, &audit.Event{ // of the same trace, but another call
@@ -170,6 +184,91 @@ func TestWhyOfADecisionThatWouldBeAnotherNow(t *testing.T) {
 	}
 	if !why.Allow || why.Decision.Allow || why.Decision.Same || !why.Decision.Replayed || why.Rule.ID != "orders.allow[0]" {
 		t.Errorf("%+v", why)
+	}
+}
+
+// A call that was allowed and failed: what failed is named with its address, how it
+// stands now, and what to do, from whichever end one asks.
+func TestWhyOfACallThatFailed(t *testing.T) {
+	t.Parallel()
+	closed := api.ListenerStatus{Name: "orders.inbound", State: api.StateFailed, Note: "the port is held", Help: "see who has it"}
+	for name, c := range map[string]struct {
+		out, in    string // the errors that the ends recorded
+		upstream   string // of the callee's end
+		down       api.ServiceStatus
+		listener   api.ListenerStatus
+		text, help string
+	}{
+		"no application": {
+			"", "upstream_refused", "127.0.0.1:8451",
+			api.ServiceStatus{Name: "orders", State: api.StateFailed, Note: "nothing listens on 127.0.0.1:8451", Help: "start it"},
+			api.ListenerStatus{Name: "orders.inbound", State: api.StateOK},
+			"it was allowed, and then the application of orders at 127.0.0.1:8451 took no connection (upstream_refused); now failed: nothing listens on 127.0.0.1:8451", "start it",
+		},
+		"an application that is back": {
+			"", "upstream_refused", "127.0.0.1:8451",
+			api.ServiceStatus{},
+			closed,
+			"it was allowed, and then the application of orders at 127.0.0.1:8451 took no connection (upstream_refused); now ok", "see who listens: ss -ltnp 'sport = :8451'",
+		},
+		"over TCP both ends fail": {
+			"upstream_closed", "upstream_refused", "unix:/run/o",
+			api.ServiceStatus{},
+			closed,
+			"it was allowed, and then the application of orders at unix:/run/o took no connection (upstream_refused); now ok", "parley explain upstream_refused",
+		},
+		"nothing on record": {
+			"", "upstream_timeout", "",
+			api.ServiceStatus{},
+			closed,
+			"it was allowed, and then the application of orders at an address that is not on record did not answer in time (upstream_timeout); now ok", "parley explain upstream_timeout",
+		},
+		"no inbound": {
+			"upstream_refused", "", "",
+			api.ServiceStatus{},
+			closed,
+			"it was allowed, and then the inbound of orders at 127.0.0.1:9443 took no connection (upstream_refused); now failed: the port is held", "see who has it",
+		},
+		"an inbound elsewhere": {
+			"upstream_refused", "", "",
+			api.ServiceStatus{},
+			api.ListenerStatus{},
+			"it was allowed, and then the inbound of orders at 127.0.0.1:9443 took no connection (upstream_refused)", "see who listens: ss -ltnp 'sport = :9443'",
+		},
+		"the client left": {
+			"", "client_closed", "127.0.0.1:8451",
+			api.ServiceStatus{},
+			closed,
+			"it was allowed and then failed: client_closed", "parley explain client_closed",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			h := applied(t)
+			h.runtime.down, h.runtime.listeners = c.down, []api.ListenerStatus{c.listener}
+			out, in := callOf(t, "GET", audit.Allowed, "allowed")
+			out.Call.Error, out.Call.Upstream, in.Call.Error, in.Call.Upstream = c.out, "127.0.0.1:9443", c.in, c.upstream
+			asked := []*audit.Event{out, in}
+			if c.in == "" {
+				asked = asked[:1] // it never got there
+			}
+			for _, e := range asked {
+				h.record(t, e)
+			}
+			for _, e := range asked {
+				why, err := h.client.Why(t.Context(), api.ExplainParams{Decision: e.ID})
+				if err != nil {
+					t.Fatal(err)
+				}
+				step := why.Steps[len(why.Steps)-1]
+				if diff := cmp.Diff(api.Step{Name: "call", State: api.StepNo, Text: c.text, Help: c.help}, step); diff != "" {
+					t.Errorf("%s end: %s", e.Call.End, diff)
+				}
+				if !why.Decision.Allow || why.Decision.Error == "" {
+					t.Errorf("%s end: %+v", e.Call.End, why.Decision)
+				}
+			}
+		})
 	}
 }
 
@@ -218,6 +317,7 @@ func TestWhyOfRefusalsBeforePolicy(t *testing.T) {
 		text  string
 	}{
 		"process":   {audit.Event{Action: audit.ProcessRefused, Reason: "not_attested", Caller: &audit.Party{PID: 9, UID: &uid, Exe: "/tmp/x"}}, "process NO", "uid 1001"},
+		"unseen":    {audit.Event{Action: audit.ProcessRefused, Reason: "not_attested", Caller: &audit.Party{UID: &uid}, Call: &audit.CallFacts{End: "outbound", Listener: "web.calls.orders"}}, "process NO", "a process of uid 1001 is not accepted at web.calls.orders, where only web calls from: not_attested | if it is web, correct runs_as of web"},
 		"handshake": {audit.Event{Action: audit.HandshakeRefused, Reason: "expired"}, "identity NO", "expired"},
 		"workload":  {audit.Event{Action: audit.WorkloadRefused, Reason: "not_attested"}, "process NO", "not_attested"},
 		"issue":     {audit.Event{Action: audit.IssueRefused, Reason: "not_member"}, "identity NO", "not_member"},
@@ -231,7 +331,7 @@ func TestWhyOfRefusalsBeforePolicy(t *testing.T) {
 		if err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}
-		if why.Allow || why.Decision.Replayed || states(why.Steps) != c.steps || !strings.Contains(why.Steps[len(why.Steps)-1].Text, c.text) {
+		if why.Allow || why.Decision.Replayed || states(why.Steps) != c.steps || !strings.Contains(text(why.Steps), c.text) {
 			t.Errorf("%s: %+v", name, why)
 		}
 	}

@@ -240,7 +240,7 @@ func (m *Mesh) apply(ctx context.Context, cfg Config) (err error) {
 	if err != nil {
 		return err
 	}
-	if m.Applied.Fault.Code != "" {
+	if m.Applied.Fault.Code != "" && !m.Applied.Running { // what of it is not open is shown with the rest
 		return m.Applied.Fault.Fault()
 	}
 	if r := m.Applied; !m.Demo && r.Previous > 0 && !r.Unchanged {

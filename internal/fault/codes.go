@@ -34,6 +34,7 @@ const (
 	JoinToken        Code = "PAR-2012" // a join token that is malformed, expired, used or unknown
 	ServerUntrusted  Code = "PAR-2013" // a server that is not the one of the join token
 	HostUnknown      Code = "PAR-2014" // an agent of a host that has no part in the mesh
+	SelectorMissing  Code = "PAR-2015" // a selector that nothing on this host can match
 
 	// The store and the audit log.
 	StoreCorrupt  Code = "PAR-3001" // the database fails its integrity check
@@ -53,6 +54,7 @@ const (
 	PortForbidden Code = "PAR-4003" // the address may not be bound by this user
 	AppPortHeld   Code = "PAR-4004" // another user's process holds the app port
 	NotRunning    Code = "PAR-4005" // a change that is stored and does not run in full
+	AppDown       Code = "PAR-4006" // nothing takes the calls of a service
 
 	// The admin API and the command line.
 	Unreachable  Code = "PAR-5001" // the admin API does not answer

@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -93,14 +94,28 @@ func shortDir(t *testing.T) string {
 	return dir
 }
 
+// handed counts what freeAddr gave out, so that it is never the same to two tests.
+var handed atomic.Int32
+
+// freeAddr is a loopback address that nobody has, nor the port above it, which
+// `calls` may be given, and that no outgoing connection gets.
 func freeAddr(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for range 200 {
+		port := 10000 + (os.Getpid()*50+int(handed.Add(2)))%20000 // below net.ipv4.ip_local_port_range
+		addr, next := fmt.Sprintf("127.0.0.1:%d", port), fmt.Sprintf("127.0.0.1:%d", port+1)
+		l, err := net.Listen("tcp", addr)
+		if err != nil {
+			continue
+		}
+		l.Close()
+		if l, err = net.Listen("tcp", next); err == nil {
+			l.Close()
+			return addr
+		}
 	}
-	defer l.Close()
-	return l.Addr().String()
+	t.Fatal("no port is free")
+	return ""
 }
 
 // freePort is the port of a free address.
@@ -121,19 +136,21 @@ func echoLines(t *testing.T) string {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { l.Close() })
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer c.Close()
-				_, _ = io.Copy(c, c) // ends with either side
-			}()
-		}
-	}()
+	go serveLines(l)
 	return l.Addr().String()
+}
+
+func serveLines(l net.Listener) {
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			return
+		}
+		go func() {
+			defer c.Close()
+			_, _ = io.Copy(c, c) // ends with either side
+		}()
+	}
 }
 
 const resumeMesh = `

@@ -109,7 +109,7 @@ func (r *runtime) Status(ctx context.Context) (control.RuntimeStatus, error) {
 		return st, err
 	}
 	if r.node.agent != nil {
-		r.node.agent.Tell() // not what it told a moment ago
+		r.node.agent.Tell(ctx) // not what it told a moment ago
 	}
 	s := &survey{snap: r.node.server.Fleet().Snapshot(), hosts: r.node.server.Fleet().Hosts()}
 	s.fill(&st)

@@ -97,7 +97,7 @@ func (s *survey) service(name, id string, on []string) api.ServiceStatus {
 		if len(on) > 0 && !slices.Contains(on, h.Name) {
 			continue
 		}
-		state, note := api.StateWaiting, "no certificate yet"
+		state, note, help := api.StateWaiting, "no certificate yet", ""
 		if !h.Connected && len(on) > 0 {
 			note = "the host is not connected"
 		}
@@ -105,14 +105,14 @@ func (s *survey) service(name, id string, on []string) api.ServiceStatus {
 			if r.Name != name || !h.Connected {
 				continue
 			}
-			state, note = api.State(r.State), r.Note
+			state, note, help = api.State(r.State), r.Note, r.Help
 			if st.Serial == "" {
 				st.Serial, st.NotAfter, st.RenewsAt = r.Serial, r.NotAfter, r.RenewsAt
 			}
 		}
 		seen++
 		if rank[state] > rank[st.State] {
-			st.State, st.Note = state, s.on(h, note)
+			st.State, st.Note, st.Help = state, s.on(h, note), help
 		}
 	}
 	if seen == 0 {
@@ -130,7 +130,7 @@ func (s *survey) listeners() (out []api.ListenerStatus) {
 		}
 		for _, l := range h.Report.Listeners {
 			st := facts[l.Name]
-			st.Name, st.Protocol, st.Address, st.State, st.Note = l.Name, l.Protocol, l.Address, api.State(l.State), l.Note
+			st.Name, st.Protocol, st.Address, st.State, st.Note, st.Help = l.Name, l.Protocol, l.Address, api.State(l.State), l.Note, l.Help
 			if len(s.snap.Hosts) > 0 {
 				st.Host = h.Name
 			}

@@ -3,6 +3,8 @@ package proxy
 import (
 	"context"
 	"fmt"
+	"slices"
+	"time"
 
 	"github.com/parleymesh/parley/internal/call"
 	"github.com/parleymesh/parley/internal/fault"
@@ -15,6 +17,7 @@ type change struct {
 	listeners map[string]*listener
 	upstreams map[upstreamKey]upstream
 	specs     []*spec
+	failed    []ListenerStatus
 	opened    []*socket
 	made      []upstream
 	started   []*listener
@@ -139,7 +142,7 @@ func (c *change) commit() {
 	}
 	for name, l := range p.listeners {
 		if c.listeners[name] != l {
-			p.remove(l)
+			p.remove(l, drainTime)
 		}
 	}
 	for key, u := range p.upstreams {
@@ -147,18 +150,42 @@ func (c *change) commit() {
 			u.close()
 		}
 	}
-	p.sockets, p.listeners, p.upstreams = c.sockets, c.listeners, c.upstreams
+	p.sockets, p.listeners, p.upstreams, p.failed = c.sockets, c.listeners, c.upstreams, c.failed
 	for _, l := range p.listeners {
 		p.meters.watch(l)
 	}
 }
 
-// remove drains l in the background. It requires p.mu.
-func (p *Proxy) remove(l *listener) {
+// cutOff ends the inbounds that must not run, with their connections and whatever
+// becomes of the rest of a change: they may lead to a stranger. It requires p.mu.
+func (p *Proxy) cutOff(failed []ListenerStatus) {
+	for _, f := range failed {
+		p.failed = append(slices.DeleteFunc(p.failed, func(l ListenerStatus) bool { return l.Name == f.Name }), f)
+		l := p.listeners[f.Name]
+		if l == nil {
+			continue
+		}
+		delete(p.listeners, f.Name)
+		for key, s := range p.sockets {
+			if s.current.Load() == l.feed {
+				s.close()
+				delete(p.sockets, key)
+			}
+		}
+		if u, ok := p.upstreams[l.app]; ok {
+			u.close()
+			delete(p.upstreams, l.app)
+		}
+		p.remove(l, 0)
+	}
+}
+
+// remove drains l in the background, for at most grace. It requires p.mu.
+func (p *Proxy) remove(l *listener, grace time.Duration) {
 	p.draining[l] = true
 	p.meters.forget(l)
 	p.wg.Go(func() {
-		ctx, cancel := context.WithTimeout(p.ctx, drainTime)
+		ctx, cancel := context.WithTimeout(p.ctx, grace)
 		defer cancel()
 		l.drain(ctx)
 		p.mu.Lock()

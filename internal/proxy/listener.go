@@ -21,7 +21,7 @@ import (
 type listener struct {
 	fixed   fixed
 	address string
-	app     appKey // guarded by Proxy.mu
+	app     appKey // of an inbound; guarded by Proxy.mu
 	feed    *feed
 	front   net.Listener // feed behind its handshake or attestation
 	service service
@@ -180,7 +180,7 @@ type tcpService struct {
 	proxy *Proxy
 	front net.Listener
 	base  call.Request
-	dial  atomic.Pointer[tcp.Dial]
+	to    atomic.Pointer[tcp.Upstream]
 
 	ctx    context.Context // ends the relays
 	cancel context.CancelFunc
@@ -201,7 +201,7 @@ func (t *tcpService) update(s *spec, ups map[upstreamKey]upstream) {
 	if s.end == call.Inbound {
 		u = ups[s.app]
 	}
-	t.dial.Store(&u.dial)
+	t.to.Store(&u.tcp)
 }
 
 func (t *tcpService) connections() int { return int(t.count.Load()) }
@@ -233,7 +233,7 @@ func (t *tcpService) serve(c net.Conn) {
 		}
 		r.Process = process
 	}
-	t.proxy.relay.Serve(t.ctx, c, &r, *t.dial.Load())
+	t.proxy.relay.Serve(t.ctx, c, &r, *t.to.Load())
 }
 
 func (t *tcpService) drain(ctx context.Context) {

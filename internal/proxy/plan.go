@@ -20,7 +20,8 @@ type fixed struct {
 	local     string
 	localID   identity.ID
 	cert, key string // of an edge with files of its own
-	// runsAs is what an outbound's connections were attested by, each once.
+	// runsAs is what an outbound's connections were attested by, each once; of an
+	// inbound its user, who has to hold the application's port.
 	runsAs snapshot.RunsAs
 }
 
@@ -46,18 +47,20 @@ func (s *spec) socketKey() string {
 	return s.stated
 }
 
-// plan is what snap wants, without the inbounds that must not start. It requires p.mu.
+// plan is what snap wants, without the inbounds that must not run: each is asked
+// for again every time, since whoever holds its application's port may change, and
+// so may the user who should. It requires p.mu.
 func (p *Proxy) plan(snap *snapshot.Snapshot) (wanted []*spec, failed []ListenerStatus) {
 	for i := range snap.Services {
 		svc := &snap.Services[i]
 		if svc.Inbound != nil {
 			s := inboundSpec(svc)
-			if err := p.checkApp(svc, s); err != nil {
+			if err := p.cfg.AppPort(*svc); err != nil {
 				failed = append(failed, ListenerStatus{
 					Name: s.name, Address: s.stated, Protocol: string(s.protocol), State: Failed, Error: err,
 				})
 				if !p.failedBefore(s.name, err) {
-					p.cfg.Logger.Error("an inbound listener was not started", "component", "proxy", "listener", s.name, "error", err)
+					p.cfg.Logger.Error("an inbound listener must not run", "component", "proxy", "listener", s.name, "error", err)
 				}
 			} else {
 				wanted = append(wanted, s)
@@ -80,31 +83,52 @@ func (p *Proxy) plan(snap *snapshot.Snapshot) (wanted []*spec, failed []Listener
 	return wanted, failed
 }
 
+// failedNow is why the listener does not run, nil where it does. It requires p.mu.
+func (p *Proxy) failedNow(name string) error {
+	i := slices.IndexFunc(p.failed, func(l ListenerStatus) bool { return l.Name == name })
+	if i < 0 {
+		return nil
+	}
+	return p.failed[i].Error
+}
+
 // failedBefore says that the listener failed in the same way the last time: it is
 // tried again every few seconds, and Status goes on saying so. It requires p.mu.
 func (p *Proxy) failedBefore(name string, err error) bool {
-	return slices.ContainsFunc(p.failed, func(l ListenerStatus) bool {
-		return l.Name == name && l.Error != nil && l.Error.Error() == err.Error()
-	})
+	was := p.failedNow(name)
+	return was != nil && was.Error() == err.Error()
 }
 
-// checkApp asks before a listener starts, or turns to another address; one that
-// runs has been asked for.
-func (p *Proxy) checkApp(svc *snapshot.Service, s *spec) error {
-	if l := p.listeners[s.name]; l != nil && l.fixed == s.fixed && l.app == s.app {
-		return nil
+// AppsChanged says whether Apply would open or close an inbound of snap now
+// because of who holds its application's port. It changes nothing.
+func (p *Proxy) AppsChanged(snap *snapshot.Snapshot) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for i := range snap.Services {
+		svc := &snap.Services[i]
+		if svc.Inbound == nil {
+			continue
+		}
+		name := inboundName(svc)
+		err := p.cfg.AppPort(*svc)
+		if was := p.failedNow(name); (err == nil) != (was == nil) || err != nil && err.Error() != was.Error() {
+			return true
+		}
 	}
-	return p.cfg.AppPort(*svc)
+	return false
 }
+
+func inboundName(svc *snapshot.Service) string { return svc.Name + ".inbound" }
 
 func inboundSpec(svc *snapshot.Service) *spec {
 	in := svc.Inbound
 	return &spec{
 		fixed: fixed{
-			name: svc.Name + ".inbound", stated: in.Listen, end: call.Inbound,
+			name: inboundName(svc), stated: in.Listen, end: call.Inbound,
 			protocol: call.Protocol(in.Protocol), local: svc.Name, localID: svc.ID,
+			runsAs: snapshot.RunsAs{User: svc.RunsAs.User},
 		},
-		target: svc.Name, app: appKey{in.App, in.AppHTTP2},
+		target: svc.Name, app: appKey{in.App, in.AppHTTP2, svc.RunsAs.User},
 	}
 }
 

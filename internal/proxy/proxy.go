@@ -44,8 +44,9 @@ type Config struct {
 	// The process is filled in as far as it is known in either case. It is called
 	// once a connection, before its first byte is read.
 	Attest func(service string, conn net.Conn) (call.Process, error)
-	// AppPort says why a service's inbound must not start, such as that another
-	// user's process holds the application's port.
+	// AppPort says why a service's inbound must not run, such as that another
+	// user's process holds the application's port. It is asked again while the
+	// inbound runs, and must not block.
 	AppPort func(snapshot.Service) error
 	// MaxConnections is how many connections one listener may have; more are
 	// closed as they come. Zero is a quarter of the descriptors that the process
@@ -103,7 +104,9 @@ func New(cfg Config) *Proxy {
 // connections.
 //
 // One thing does not fail the whole: an inbound whose AppPort check fails does
-// not start, and Status says why.
+// not start, or is cut off with its connections if it runs, even where the rest
+// then stays as it was, and Status says why. That is asked at every Apply;
+// AppsChanged says when another one is due.
 func (p *Proxy) Apply(ctx context.Context, snap *snapshot.Snapshot) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -111,13 +114,13 @@ func (p *Proxy) Apply(ctx context.Context, snap *snapshot.Snapshot) error {
 		return net.ErrClosed
 	}
 	wanted, failed := p.plan(snap)
-	next := &change{proxy: p, sockets: map[string]*socket{}, listeners: map[string]*listener{}, upstreams: map[upstreamKey]upstream{}}
+	p.cutOff(failed)
+	next := &change{proxy: p, failed: failed, sockets: map[string]*socket{}, listeners: map[string]*listener{}, upstreams: map[upstreamKey]upstream{}}
 	if err := next.prepare(ctx, wanted); err != nil {
 		next.discard()
 		return err
 	}
 	next.commit()
-	p.failed = failed
 	return nil
 }
 

@@ -170,7 +170,7 @@ func TestTCPNoApp(t *testing.T) {
 	if got := p.wantReset(t); len(got) > 0 {
 		t.Errorf("got %q", got)
 	}
-	if e := p.orders.gate.Finished(1)[0]; e.Outcome.Error != route.UpstreamRefused {
+	if e := p.orders.gate.Finished(1)[0]; e.Outcome.Error != route.UpstreamRefused || e.Outcome.Upstream != "127.0.0.1:1" {
 		t.Errorf("inbound recorded %+v", e.Outcome)
 	}
 }

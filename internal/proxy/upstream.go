@@ -20,6 +20,9 @@ type (
 	appKey struct {
 		addr string
 		h2   bool
+		// user holds the port, by runs_as: connections that were made to another
+		// user's process are not used for this one's.
+		user string
 	}
 	meshKey struct {
 		local, expect identity.ID
@@ -27,8 +30,8 @@ type (
 	}
 
 	upstream struct {
-		web  web.Upstream
-		dial tcp.Dial
+		web web.Upstream
+		tcp tcp.Upstream
 	}
 )
 
@@ -40,8 +43,8 @@ func (u upstream) close() { u.web.Close() }
 
 func (p *Proxy) newApp(k appKey) upstream {
 	return upstream{
-		web:  web.NewApp(k.addr, k.h2, p.cfg.Clock),
-		dial: func(ctx context.Context) (net.Conn, error) { return web.DialApp(ctx, k.addr) },
+		web: web.NewApp(k.addr, k.h2, p.cfg.Clock),
+		tcp: tcp.Upstream{Address: k.addr, Dial: func(ctx context.Context) (net.Conn, error) { return web.DialApp(ctx, k.addr) }},
 	}
 }
 
@@ -52,7 +55,7 @@ func (p *Proxy) newMesh(k meshKey, src identity.Source) upstream {
 	var next atomic.Uint32
 	return upstream{
 		web: web.NewMesh(src, k.expect, endpoints, p.cfg.Clock, &p.conns),
-		dial: func(ctx context.Context) (net.Conn, error) {
+		tcp: tcp.Upstream{Address: strings.Join(endpoints, ","), Dial: func(ctx context.Context) (net.Conn, error) {
 			var first error = &net.DNSError{Err: "the service has no endpoint", IsNotFound: true}
 			start := int(next.Add(1))
 			for i := range endpoints {
@@ -65,6 +68,6 @@ func (p *Proxy) newMesh(k meshKey, src identity.Source) upstream {
 				}
 			}
 			return nil, first
-		},
+		}},
 	}
 }

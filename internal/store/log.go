@@ -217,9 +217,9 @@ type found struct {
 // columns are what the store reads out of an event.
 type columns struct {
 	found
-	// edge is what the event counts for in the roll-up, where it counts.
-	edge          edge
-	counts, plain bool
+	// edge and tally are what the event counts for in the roll-up.
+	edge  edge
+	tally tally
 }
 
 func columnsOf(e *audit.Event) columns {
@@ -230,8 +230,7 @@ func columnsOf(e *audit.Event) columns {
 	if e.Call != nil {
 		c.requestID = e.Call.RequestID
 	}
-	c.edge, c.counts = edgeOf(e)
-	c.plain = e.TLS == nil || e.TLS.Version == ""
+	c.edge, c.tally = edgeOf(e)
 	return c
 }
 

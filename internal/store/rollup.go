@@ -13,28 +13,61 @@ import (
 )
 
 // An edge is who calls whom, as one event tells it. Each call counts once: where
-// it was decided, which is the callee's end or the gateway's.
+// it was decided, which is the callee's end or the gateway's, or else at the
+// caller's end, where it never left that.
 type edge struct{ caller, callee string }
 
 // A tally is the calls of one edge in one minute.
 type tally struct {
-	calls, refused, plain int64
-	last                  int64 // microseconds
+	calls, refused, failed, plain, unsent int64
+	last                                  int64 // microseconds
 }
 
-// edgeOf is the edge that an event counts for, false for none.
-func edgeOf(e *audit.Event) (edge, bool) {
-	if e.Action != audit.Call || e.Call == nil {
-		return edge{}, false
+// edgeOf is what an event counts for: the edge with one call, or no call.
+func edgeOf(e *audit.Event) (at edge, t tally) {
+	if e.Call == nil {
+		return edge{}, tally{}
 	}
-	switch call.End(e.Call.End) {
-	case call.Inbound:
-		return edge{partyName(e.Caller), partyName(e.Callee)}, true
-	case call.Edge:
+	switch end := call.End(e.Call.End); {
+	case e.Action == audit.Call && end == call.Inbound:
+		at = edge{partyName(e.Caller), partyName(e.Callee)}
+	case e.Action == audit.Call && end == call.Edge:
 		// Whoever calls from outside is nobody of the mesh.
-		return edge{"", strings.Replace(e.Call.Listener, "gateway.", "gateway/", 1)}, true
+		at = edge{"", strings.Replace(e.Call.Listener, "gateway.", "gateway/", 1)}
+	case e.Action == audit.Call && end == call.Outbound && failed(e) && e.UpstreamTLS == nil:
+		at, t.unsent = edge{partyName(e.Caller), partyName(e.Callee)}, 1
+	case e.Action == audit.ProcessRefused && end == call.Outbound:
+		// The caller of the event is the process, which is not the service.
+		service, _, _ := strings.Cut(e.Call.Listener, ".calls.")
+		at, t.unsent = edge{service, partyName(e.Callee)}, 1
+	default:
+		return edge{}, tally{}
 	}
-	return edge{}, false
+	t.calls, t.last = 1, micro(e.Time)
+	if e.Outcome == audit.Denied {
+		t.refused = 1
+	} else if failed(e) {
+		t.failed = 1
+	}
+	if t.unsent == 0 && (e.TLS == nil || e.TLS.Version == "") {
+		t.plain = 1
+	}
+	return at, t
+}
+
+// failed says that nobody answered a call that was allowed: it was neither the
+// client who left nor Parley that was stopped.
+func failed(e *audit.Event) bool {
+	return strings.HasPrefix(e.Call.Error, "upstream_") || e.Call.Error == "credential_missing"
+}
+
+func (t *tally) add(o tally) {
+	t.calls += o.calls
+	t.refused += o.refused
+	t.failed += o.failed
+	t.plain += o.plain
+	t.unsent += o.unsent
+	t.last = max(t.last, o.last)
 }
 
 // roll adds what entries count for to the edges' minutes.
@@ -45,28 +78,22 @@ func roll(ctx context.Context, tx *sql.Tx, cols []columns) error {
 	}
 	sums := map[minute]tally{}
 	for _, c := range cols {
-		if !c.counts {
+		if c.tally.calls == 0 {
 			continue
 		}
 		m := minute{c.edge, c.time - c.time%time.Minute.Microseconds()}
 		t := sums[m]
-		t.calls++
-		if c.outcome == string(audit.Denied) {
-			t.refused++
-		}
-		if c.plain {
-			t.plain++
-		}
-		t.last = max(t.last, c.time)
+		t.add(c.tally)
 		sums[m] = t
 	}
 	for m, t := range sums {
-		_, err := tx.ExecContext(ctx, `INSERT INTO edge_minute (minute, caller, callee, calls, refused, plain, last)
-			VALUES ($1, $2, $3, $4, $5, $6, $7)
+		_, err := tx.ExecContext(ctx, `INSERT INTO edge_minute (minute, caller, callee, calls, refused, failed, plain, unsent, last)
+			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
 			ON CONFLICT (minute, caller, callee) DO UPDATE SET calls = edge_minute.calls + excluded.calls,
-			refused = edge_minute.refused + excluded.refused, plain = edge_minute.plain + excluded.plain,
+			refused = edge_minute.refused + excluded.refused, failed = edge_minute.failed + excluded.failed,
+			plain = edge_minute.plain + excluded.plain, unsent = edge_minute.unsent + excluded.unsent,
 			last = CASE WHEN excluded.last > edge_minute.last THEN excluded.last ELSE edge_minute.last END`,
-			m.at, m.caller, m.callee, t.calls, t.refused, t.plain, t.last)
+			m.at, m.caller, m.callee, t.calls, t.refused, t.failed, t.plain, t.unsent, t.last)
 		if err != nil {
 			return err
 		}
@@ -77,21 +104,22 @@ func roll(ctx context.Context, tx *sql.Tx, cols []columns) error {
 // Edges are those that calls were seen on since, which counts by whole minutes.
 func (s *Store) Edges(ctx context.Context, since time.Time) ([]api.EdgeStatus, error) {
 	all, err := list(ctx, s.read, func(rows *sql.Rows) (e api.EdgeStatus, err error) {
-		var plain, last int64
-		if err := rows.Scan(&e.From, &e.To, &e.Calls, &e.Refused, &plain, &last); err != nil {
+		var plain, unsent, last int64
+		if err := rows.Scan(&e.From, &e.To, &e.Calls, &e.Refused, &e.Failed, &plain, &unsent, &last); err != nil {
 			return e, err
 		}
 		e.Last = fromMicro(last)
-		switch plain {
-		case 0:
+		switch sent := e.Calls - unsent; {
+		case sent == 0: // nothing was, that could have been protected
+		case plain == 0:
 			e.Protection = "mtls"
-		case e.Calls:
+		case plain == sent:
 			e.Protection = "plain"
 		default:
 			e.Protection = "mixed"
 		}
 		return e, nil
-	}, `SELECT caller, callee, SUM(calls), SUM(refused), SUM(plain), MAX(last) FROM edge_minute
+	}, `SELECT caller, callee, SUM(calls), SUM(refused), SUM(failed), SUM(plain), SUM(unsent), MAX(last) FROM edge_minute
 		WHERE minute >= $1 GROUP BY caller, callee ORDER BY caller, callee`, micro(since.Truncate(time.Minute)))
 	return all, s.explain("count the edges", err)
 }

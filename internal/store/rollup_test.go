@@ -42,6 +42,18 @@ func called(end, from, to string, at time.Time, outcome audit.Outcome) *audit.Ev
 	}
 }
 
+// failing is e with why nobody answered, sent e with a connection to its callee.
+func failing(why string, e *audit.Event) *audit.Event { e.Call.Error = why; return e }
+
+func sent(e *audit.Event) *audit.Event { e.UpstreamTLS = &audit.TLS{Version: "1.3"}; return e }
+
+// stranger is a process that is not the caller.
+func stranger(from, to string, at time.Time) *audit.Event {
+	e := plainly(called("outbound", "", to, at, audit.Denied))
+	e.Action, e.Call.Listener = audit.ProcessRefused, from+".calls."+to
+	return e
+}
+
 func plainly(e *audit.Event) *audit.Event { e.TLS = nil; return e }
 
 func testEdges(t *testing.T, fresh func(testing.TB, clock.Clock) opener) {
@@ -57,21 +69,33 @@ func testEdges(t *testing.T, fresh func(testing.TB, clock.Clock) opener) {
 		plainly(called("inbound", "orders", "db", minute.Add(time.Minute), audit.Allowed)),
 		plainly(called("inbound", "old", "db", minute, audit.Denied)),
 		edge,
+		// Allowed and not answered, or not even sent.
+		failing("upstream_refused", called("inbound", "web", "orders", minute.Add(2*time.Second), audit.Allowed)),
+		failing("upstream_timeout", called("outbound", "web", "cart", minute, audit.Allowed)),
+		failing("credential_missing", called("outbound", "web", "cart", minute, audit.Allowed)),
+		failing("upstream_closed", sent(called("outbound", "web", "orders", minute, audit.Allowed))), // its other end tells
+		failing("client_closed", called("inbound", "orders", "db", minute, audit.Allowed)),
+		// Refused at the caller's end.
+		stranger("web", "cart", minute.Add(3*time.Second)),
+		stranger("cron", "orders", minute),
 		// What counts nowhere: the other end of the same calls, and what is no call.
 		called("outbound", "web", "orders", minute, audit.Allowed),
 		&audit.Event{Time: minute, Action: audit.HandshakeRefused, Outcome: audit.Denied, Call: &audit.CallFacts{End: "inbound", Listener: "orders.inbound"}},
 		&audit.Event{Time: minute, Action: audit.Call, Outcome: audit.Denied},
+		&audit.Event{Time: minute, Action: audit.ProcessRefused, Outcome: audit.Denied},
 	)
 	all := []api.EdgeStatus{
 		{To: "gateway/front", Calls: 1, Refused: 1, Protection: "mtls", Last: minute},
+		{From: "cron", To: "orders", Calls: 1, Refused: 1, Last: minute},
 		{From: "old", To: "db", Calls: 1, Refused: 1, Protection: "plain", Last: minute},
-		{From: "orders", To: "db", Calls: 2, Protection: "mixed", Last: minute.Add(time.Minute)},
-		{From: "web", To: "orders", Calls: 3, Refused: 1, Protection: "mtls", Last: minute.Add(59 * time.Second)},
+		{From: "orders", To: "db", Calls: 3, Protection: "mixed", Last: minute.Add(time.Minute)},
+		{From: "web", To: "cart", Calls: 3, Refused: 1, Failed: 2, Last: minute.Add(3 * time.Second)},
+		{From: "web", To: "orders", Calls: 4, Refused: 1, Failed: 1, Protection: "mtls", Last: minute.Add(59 * time.Second)},
 	}
 	// Gateways are protected as their listener is, which the event says.
 	all[0].Protection = "mtls"
 	recent := append([]api.EdgeStatus(nil), all...)
-	recent[3].Calls = 2
+	recent[5].Calls = 3
 	for _, tt := range []struct {
 		name  string
 		since time.Time

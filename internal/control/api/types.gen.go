@@ -111,7 +111,7 @@ type ApplyResult struct {
 	// Revision The new revision's number, also for a dry run.
 	Revision int64 `json:"revision"`
 
-	// Running It runs now. False for a dry run.
+	// Running It runs now, with a fault not in full. False for a dry run.
 	Running bool `json:"running"`
 
 	// Unchanged It is the newest revision already; no new one was made.
@@ -233,6 +233,9 @@ type ChangeOp string
 type Decided struct {
 	Action string `json:"action,omitempty,omitzero"`
 	Allow  bool   `json:"allow"`
+
+	// Error How it failed after it was allowed, such as upstream_refused.
+	Error  string `json:"error,omitempty,omitzero"`
 	ID     string `json:"id"`
 	Reason string `json:"reason"`
 
@@ -263,14 +266,17 @@ type EdgeStatus struct {
 	// Declared The mesh file names it under calls, allow or routes.
 	Declared bool `json:"declared,omitempty,omitzero"`
 
+	// Failed Those of them that were allowed and that nobody answered.
+	Failed int64 `json:"failed"`
+
 	// From A service or gateway; empty for one that is not of the mesh.
 	From string    `json:"from"`
 	Last time.Time `json:"last,omitempty,omitzero"`
 
-	// Protection mtls where every call was; plain, mixed, or empty without calls.
+	// Protection mtls where every call was; plain, mixed, or empty where none was made.
 	Protection string `json:"protection,omitempty,omitzero"`
 
-	// Refused Those of them that were denied.
+	// Refused Those of them that were denied, a process that is not the caller among them.
 	Refused int64  `json:"refused"`
 	To      string `json:"to"`
 }
@@ -455,11 +461,16 @@ type ListenerStatus struct {
 	// End inbound, outbound or edge
 	End string `json:"end"`
 
+	// Help What to do then, where that is known.
+	Help string `json:"help,omitempty,omitzero"`
+
 	// Host Where it is, in a mesh of several hosts.
 	Host string `json:"host,omitempty,omitzero"`
 
 	// Name As events name it, such as web.calls.orders.
 	Name string `json:"name"`
+
+	// Note Why, where the state is not ok.
 	Note string `json:"note,omitempty,omitzero"`
 
 	// Owner The service or gateway.
@@ -601,6 +612,9 @@ type RuleRef struct {
 
 // ServiceStatus defines model for ServiceStatus.
 type ServiceStatus struct {
+	// Help What to do then, where that is known.
+	Help string `json:"help,omitempty,omitzero"`
+
 	// ID Its SPIFFE ID.
 	ID       string    `json:"id"`
 	Name     string    `json:"name"`
@@ -659,6 +673,9 @@ type Status struct {
 
 // Step defines model for Step.
 type Step struct {
+	// Help What to do about it, a command where there is one.
+	Help string `json:"help,omitempty,omitzero"`
+
 	// Name identity, channel, credential, policy, ...
 	Name string `json:"name"`
 

@@ -12,6 +12,7 @@ var (
 	ParseUnit   = parseUnit
 	SocketInode = socketInode
 	EachName    = eachName
+	MissingUnit = missingUnit
 	ErrGone     = errGone
 	Uptime      = func() uint64 { n, _ := uptime(); return uint64(n) }
 )

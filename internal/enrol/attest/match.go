@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os/user"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/parleymesh/parley/internal/fault"
@@ -114,6 +115,16 @@ func gidOf(name string) (string, error) {
 		return "", err
 	}
 	return g.Gid, nil
+}
+
+// UserText is the user of that number for people: "nobody (65534)", or the number
+// alone where it has no name here.
+func UserText(uid int) string {
+	u, err := user.LookupId(strconv.Itoa(uid))
+	if err != nil {
+		return named(uid, "")
+	}
+	return named(uid, u.Username)
 }
 
 func named(id int, name string) string {

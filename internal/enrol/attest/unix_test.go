@@ -263,3 +263,12 @@ func TestMountNamespaceDoesNotForgeAPath(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+func TestUserText(t *testing.T) {
+	t.Parallel()
+	for uid, want := range map[int]string{0: "root (0)", 2_000_000_123: "2000000123"} {
+		if got := attest.UserText(uid); got != want {
+			t.Errorf("user %d is %q, want %q", uid, got, want)
+		}
+	}
+}

@@ -55,12 +55,14 @@ const (
 	Failed  = "failed"
 )
 
-// A ServiceReport is the credential of a service or gateway.
+// A ServiceReport is the credential of a service or gateway, and where that is
+// well, a service's application.
 type ServiceReport struct {
 	Name     string      `json:"name"`
 	ID       identity.ID `json:"id"`
 	State    string      `json:"state"`
 	Note     string      `json:"note,omitempty"`
+	Help     string      `json:"help,omitempty"`
 	Serial   string      `json:"serial,omitempty"`
 	NotAfter time.Time   `json:"not_after,omitzero"`
 	RenewsAt time.Time   `json:"renews_at,omitzero"`
@@ -72,7 +74,9 @@ type ListenerReport struct {
 	Address  string `json:"address"`
 	Protocol string `json:"protocol"`
 	State    string `json:"state"`
-	Note     string `json:"note,omitempty"`
+	// Note is why the state is not OK, Help what to do then.
+	Note string `json:"note,omitempty"`
+	Help string `json:"help,omitempty"`
 }
 
 // A FindingReport is something that an operator should look at.

@@ -93,8 +93,10 @@ type Agent struct {
 	current  atomic.Pointer[link.Update] // in force, as far as it could be applied
 	pending  atomic.Pointer[link.Update] // being applied: what processes are attested by
 	keepers  keepers
+	apps     *apps
 	changed  broadcast
 	findings findings
+	hosting  sync.Mutex // held while the host is looked at for findings
 
 	applying sync.Mutex // held while an update is applied, so that none is undone by an older one
 	mu       sync.Mutex // guards failure and the step from one current to the next
@@ -116,7 +118,7 @@ func Open(cfg Config) (*Agent, error) {
 	if err != nil {
 		return nil, err
 	}
-	a := &Agent{cfg: cfg, sink: &watched{Sink: cfg.Sink}, spool: sp, attestor: attest.New(attest.Config{Clock: cfg.Clock})}
+	a := &Agent{cfg: cfg, sink: &watched{Sink: cfg.Sink}, spool: sp, attestor: attest.New(attest.Config{Clock: cfg.Clock}), apps: newApps(cfg.Clock, cfg.Logger)}
 	a.trust.Store(&identity.Trust{})
 	a.keepers.init(a)
 	a.gate = gate.New(gate.Config{Host: cfg.Host, Recorder: sp, Clock: cfg.Clock, Logger: cfg.Logger, Metrics: cfg.Metrics})
@@ -158,7 +160,7 @@ func (a *Agent) Run(ctx context.Context, drain time.Duration) error {
 		return collect.Run(logCtx, a.spool.Log(), a.spool, a.sink, a.cfg.Clock, a.cfg.Logger)
 	})
 	start(&rest, func() error { return a.follow(ctx) })
-	start(&rest, func() error { return a.retry(ctx) })
+	start(&rest, func() error { return a.look(ctx) })
 	start(&rest, func() error { return a.reporting(ctx) })
 	start(&rest, func() error { return a.workload.Serve(a.socket) })
 

@@ -7,7 +7,9 @@ import (
 
 	"github.com/parleymesh/parley/internal/audit"
 	"github.com/parleymesh/parley/internal/control/api"
+	"github.com/parleymesh/parley/internal/enrol/attest"
 	"github.com/parleymesh/parley/internal/fault"
+	"github.com/parleymesh/parley/internal/snapshot"
 )
 
 // findings are what attestation noticed about the services of the snapshot, each
@@ -50,13 +52,55 @@ func (f *findings) keep(names map[string]bool) {
 	}
 }
 
-// Findings are what should be looked at, in order.
+func serviceNames(s *snapshot.Snapshot) map[string]bool {
+	names := make(map[string]bool, len(s.Services))
+	for _, svc := range s.Services {
+		names[svc.Name] = true
+	}
+	return names
+}
+
+// settle forgets what was found and is so no more.
+func (f *findings) settle(service string, code fault.Code) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.known, finding{service, code})
+}
+
+// lookAtHost finds the selectors of the newest update that nothing on this host can
+// match, and forgets those that something can by now. It returns what it looked at,
+// nil before the first.
+func (a *Agent) lookAtHost() *snapshot.Snapshot {
+	a.hosting.Lock() // not to undo what was found of a newer one
+	defer a.hosting.Unlock()
+	u := a.pending.Load()
+	if u == nil {
+		return nil
+	}
+	for _, svc := range u.Snapshot.Services {
+		if f := attest.Missing(svc.Name, svc.RunsAs); f != nil {
+			a.noteFindings(svc.Name, []*fault.Fault{f})
+		} else {
+			a.findings.settle(svc.Name, fault.SelectorMissing)
+		}
+	}
+	return u.Snapshot
+}
+
+// Findings are what should be looked at now, in order.
 func (a *Agent) Findings() []api.Finding {
+	s := a.lookAtHost()
+	if s == nil {
+		return []api.Finding{}
+	}
+	names := serviceNames(s)
 	a.findings.mu.Lock()
 	defer a.findings.mu.Unlock()
 	out := make([]api.Finding, 0, len(a.findings.known))
-	for _, f := range a.findings.known {
-		out = append(out, f)
+	for k, f := range a.findings.known {
+		if names[k.service] { // an update may have come into force meanwhile
+			out = append(out, f)
+		}
 	}
 	slices.SortFunc(out, func(x, y api.Finding) int { return strings.Compare(x.Message, y.Message) })
 	return out

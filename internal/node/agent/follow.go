@@ -3,13 +3,15 @@ package agent
 import (
 	"context"
 	"maps"
-	"slices"
 	"sync"
 	"time"
 
+	"github.com/parleymesh/parley/internal/audit"
+	"github.com/parleymesh/parley/internal/fault"
 	"github.com/parleymesh/parley/internal/fleet/link"
 	"github.com/parleymesh/parley/internal/identity"
 	"github.com/parleymesh/parley/internal/proxy"
+	"github.com/parleymesh/parley/internal/snapshot"
 )
 
 // follow applies every update of the control plane, the newest first where
@@ -56,40 +58,71 @@ func (a *Agent) apply(ctx context.Context, u link.Update) error {
 		case <-wait.Done():
 		}
 	}
-	names := map[string]bool{}
-	for _, s := range u.Snapshot.Services {
-		names[s.Name] = true
-	}
-	a.findings.keep(names)
-	err := a.proxy.Apply(ctx, u.Snapshot)
+	a.findings.keep(serviceNames(u.Snapshot))
+	a.lookAtHost()
+	err := a.applyListeners(ctx, u.Snapshot)
 	a.changed.send()
 	return err
 }
 
-// retryEvery is how often listeners that could not start are tried again: what
-// was in their way (a stranger on the app port) may have left.
-const retryEvery = 2 * time.Second
+// lookEvery is how often the applications of the snapshot are looked at: for how
+// long a stranger who takes an application's port may get its calls.
+const lookEvery = 2 * time.Second
 
-// retry keeps trying listeners that failed.
-func (a *Agent) retry(ctx context.Context) error {
+// look keeps watch over the applications.
+func (a *Agent) look(ctx context.Context) error {
 	for {
-		if err := a.cfg.Clock.Sleep(ctx, retryEvery); err != nil {
+		if err := a.cfg.Clock.Sleep(ctx, lookEvery); err != nil {
 			return err
 		}
-		a.retryFailed(ctx)
+		a.lookAtPorts(ctx)
 	}
 }
 
-func (a *Agent) retryFailed(ctx context.Context) {
+// lookAtPorts closes the inbounds whose application's port a stranger has taken,
+// and opens those whose port the stranger has left.
+func (a *Agent) lookAtPorts(ctx context.Context) {
 	a.applying.Lock()
 	defer a.applying.Unlock()
 	u := a.current.Load()
-	if u == nil || !slices.ContainsFunc(a.proxy.Status(), func(l proxy.ListenerStatus) bool { return l.State == proxy.Failed }) {
+	if u == nil || !a.proxy.AppsChanged(u.Snapshot) {
 		return
 	}
-	if err := a.proxy.Apply(ctx, u.Snapshot); err != nil {
-		a.cfg.Logger.Warn("listeners still not open", "error", err)
+	if err := a.applyListeners(ctx, u.Snapshot); err != nil {
+		a.cfg.Logger.Warn("listeners not as the applications want them", "error", err)
 	}
+}
+
+// applyListeners makes the listeners those of s, and records which of them must
+// not be open, once for each reason. The caller holds applying.
+func (a *Agent) applyListeners(ctx context.Context, s *snapshot.Snapshot) error {
+	before := a.mustNotRun()
+	err := a.proxy.Apply(ctx, s)
+	for name, why := range a.mustNotRun() {
+		if was := before[name]; was != nil && was.Error() == why.Error() {
+			continue
+		}
+		now := a.cfg.Clock.Now()
+		e := &audit.Event{
+			ID: audit.NewID(now), Time: now, Class: audit.Security, Action: audit.ListenerFailed, Outcome: audit.Failure,
+			Message: why.Error(), Object: &audit.Object{Kind: "listener", Name: name},
+		}
+		if known := fault.All(why); len(known) > 0 {
+			e.Reason = string(known[0].Code)
+		}
+		a.Record(e)
+	}
+	return err
+}
+
+func (a *Agent) mustNotRun() map[string]error {
+	failed := map[string]error{}
+	for _, l := range a.proxy.Status() {
+		if l.State == proxy.Failed {
+			failed[l.Name] = l.Error
+		}
+	}
+	return failed
 }
 
 // setTrust makes the next trust; the epoch moves only when the content does, so

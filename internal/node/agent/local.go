@@ -102,8 +102,8 @@ func (a *Agent) appPort(s snapshot.Service) error {
 		return fault.Wrap(err, fault.AppPortHeld, "name an existing user in runs_as.user of "+s.Name, "the user of %s is not known on this host", s.Name)
 	}
 	if uid != want {
-		return fault.New(fault.AppPortHeld, fmt.Sprintf("ss -ltnp 'sport = :%d'", addr.Port()),
-			"the app port %s of %s is held by user %d, not by %s", addr, s.Name, uid, s.RunsAs.User)
+		return fault.New(fault.AppPortHeld, fmt.Sprintf("see who has it: ss -ltnp 'sport = :%d'", addr.Port()),
+			"the app port %s of %s is held by user %s, not by %s", addr, s.Name, attest.UserText(uid), attest.UserText(want))
 	}
 	return nil
 }

@@ -22,7 +22,7 @@ const reportEvery = 2 * time.Second
 func (a *Agent) reporting(ctx context.Context) error {
 	for {
 		applied, changed := a.applied.wait(), a.changed.wait()
-		a.Tell()
+		a.Tell(ctx)
 		tick, done := context.WithCancel(ctx)
 		go func() {
 			select {
@@ -41,17 +41,17 @@ func (a *Agent) reporting(ctx context.Context) error {
 }
 
 // Tell reports what runs here now, if that is another thing than was told last.
-func (a *Agent) Tell() {
+func (a *Agent) Tell(ctx context.Context) {
 	a.telling.Lock()
 	defer a.telling.Unlock()
-	if r := a.report(); r != nil && !reflect.DeepEqual(r, a.told) {
+	if r := a.report(ctx); r != nil && !reflect.DeepEqual(r, a.told) {
 		a.cfg.Control.Report(r)
 		a.told = r
 	}
 }
 
 // report is what runs here now, nil before the first update.
-func (a *Agent) report() *link.Report {
+func (a *Agent) report(ctx context.Context) *link.Report {
 	a.mu.Lock()
 	u, failure := a.current.Load(), a.failure
 	a.mu.Unlock()
@@ -65,8 +65,9 @@ func (a *Agent) report() *link.Report {
 	if err := a.Delivery(); err != nil {
 		r.Delivery = words(err)
 	}
+	apps := a.apps.look(ctx, u.Snapshot)
 	for _, s := range u.Snapshot.Services {
-		r.Services = append(r.Services, a.credentialReport(s.Name, s.ID))
+		r.Services = append(r.Services, withApp(a.credentialReport(s.Name, s.ID), apps[s.Name]))
 	}
 	for _, g := range u.Snapshot.Gateways {
 		r.Services = append(r.Services, a.credentialReport(g.Name, g.ID))
@@ -76,7 +77,7 @@ func (a *Agent) report() *link.Report {
 		lr := link.ListenerReport{Name: l.Name, Address: l.Address, Protocol: l.Protocol, State: link.OK}
 		switch {
 		case l.Error != nil:
-			lr.State, lr.Note = link.Failed, words(l.Error)
+			lr.State, lr.Note, lr.Help = link.Failed, words(l.Error), hint(l.Error)
 		case l.State != proxy.Open:
 			lr.State, lr.Note = link.Waiting, string(l.State)
 		default:
@@ -99,6 +100,14 @@ func words(err error) string {
 	return err.Error()
 }
 
+// hint is what to do about err, where it says so.
+func hint(err error) string {
+	if known := fault.All(err); len(known) > 0 {
+		return known[0].Hint
+	}
+	return ""
+}
+
 func (a *Agent) credentialReport(name string, id identity.ID) link.ServiceReport {
 	r := link.ServiceReport{Name: name, ID: id, State: link.OK}
 	c, renews, err := a.Credential(id)
@@ -111,6 +120,18 @@ func (a *Agent) credentialReport(name string, id identity.ID) link.ServiceReport
 		r.Serial, r.NotAfter, r.RenewsAt = c.Serial(), c.NotAfter(), renews
 	}
 	return r
+}
+
+// withApp is s with its application, where its certificate is not the trouble.
+func withApp(s link.ServiceReport, app appState) link.ServiceReport {
+	if app.Down == nil || s.State != link.OK {
+		return s
+	}
+	s.State, s.Note, s.Help = link.Failed, app.Down.Error(), app.Down.Hint
+	if !app.Seen {
+		s.State = link.Waiting
+	}
+	return s
 }
 
 // endpoints are the services that can be called here: their listener is open, and

@@ -55,25 +55,30 @@ func New(cfg Config) *Relay {
 	return &Relay{cfg: cfg, buffers: sync.Pool{New: func() any { return new([bufferSize]byte) }}}
 }
 
-// A Dial opens the connection that an allowed one is joined to.
-type Dial func(context.Context) (net.Conn, error)
+// An Upstream is what an allowed connection is joined to.
+type Upstream struct {
+	// Address is for the record of a call that finds no connection there.
+	Address string
+	// Dial opens the connection.
+	Dial func(context.Context) (net.Conn, error)
+}
 
 // Serve asks the gate about req and relays down until both directions ended, one
 // failed, or ctx ended. It closes down, and returns after the gate was told the
 // outcome, which happens before the last end of stream is sent.
-func (r *Relay) Serve(ctx context.Context, down net.Conn, req *call.Request, dial Dial) {
+func (r *Relay) Serve(ctx context.Context, down net.Conn, req *call.Request, to Upstream) {
 	if v := r.cfg.Gate.Check(req); !v.Allow {
 		r.cfg.Gate.Done(req, call.Outcome{End: r.cfg.Clock.Now()})
 		mtls.Abort(down) // an end of stream would look like an empty answer
 		return
 	}
-	up, err := dial(ctx)
+	up, err := to.Dial(ctx)
 	if err != nil {
 		code, _ := route.Failure(err)
 		if ctx.Err() != nil {
 			code = route.Stopped
 		}
-		r.cfg.Gate.Done(req, call.Outcome{Error: code, End: r.cfg.Clock.Now()})
+		r.cfg.Gate.Done(req, call.Outcome{Error: code, Upstream: to.Address, End: r.cfg.Clock.Now()})
 		mtls.Abort(down)
 		return
 	}

@@ -26,7 +26,7 @@ func join(t *testing.T, idle time.Duration) (client, server net.Conn, gate *xtes
 	go func() {
 		defer close(done)
 		tcp.New(tcp.Config{Gate: gate, Clock: clock.System{}, Idle: idle}).
-			Serve(ctx, down, &call.Request{}, func(context.Context) (net.Conn, error) { return up, nil })
+			Serve(ctx, down, &call.Request{}, tcp.Upstream{Dial: func(context.Context) (net.Conn, error) { return up, nil }})
 	}()
 	t.Cleanup(func() { cancel(); <-done })
 	return client, server, gate, cancel
@@ -104,11 +104,11 @@ func TestDialFails(t *testing.T) {
 	gate := xtest.NewGate(t)
 	client, down := pipe(t)
 	tcp.New(tcp.Config{Gate: gate, Clock: clock.System{}}).Serve(context.Background(), down, &call.Request{},
-		func(context.Context) (net.Conn, error) { return nil, errors.New("x") })
+		tcp.Upstream{Address: "there", Dial: func(context.Context) (net.Conn, error) { return nil, errors.New("x") }})
 	if _, err := io.ReadAll(client); err == nil {
 		t.Error("a failed call looks like an empty answer")
 	}
-	if e := gate.Finished(1)[0]; e.Outcome.Error != route.UpstreamClosed {
+	if e := gate.Finished(1)[0]; e.Outcome.Error != route.UpstreamClosed || e.Outcome.Upstream != "there" {
 		t.Errorf("recorded %+v", e.Outcome)
 	}
 }
