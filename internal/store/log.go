@@ -223,25 +223,25 @@ type columns struct {
 }
 
 func columnsOf(e *audit.Event) columns {
-	c := columns{found: found{eventID: e.ID, time: micro(e.Time), action: string(e.Action), outcome: string(e.Outcome), caller: partyName(e.Caller), callee: partyName(e.Callee)}}
+	c := columns{found: found{eventID: text(e.ID), time: micro(e.Time), action: text(string(e.Action)), outcome: text(string(e.Outcome)), caller: partyName(e.Caller), callee: partyName(e.Callee)}}
 	if e.Trace != nil {
-		c.traceID = e.Trace.TraceID
+		c.traceID = text(e.Trace.TraceID)
 	}
 	if e.Call != nil {
-		c.requestID = e.Call.RequestID
+		c.requestID = text(e.Call.RequestID)
 	}
 	c.edge, c.counts = edgeOf(e)
 	c.plain = e.TLS == nil || e.TLS.Version == ""
 	return c
 }
 
-// partyName is the service, or where only an identity is known, its name.
+// partyName is the service, or where only an identity is known, its name, as text.
 func partyName(p *audit.Party) string {
 	switch {
 	case p == nil:
 		return ""
 	case p.Service != "":
-		return p.Service
+		return text(p.Service)
 	}
-	return p.ID.Name()
+	return text(p.ID.Name())
 }

@@ -1,9 +1,11 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"math"
+	"slices"
 	"strings"
 	"time"
 
@@ -32,7 +34,7 @@ func edgeOf(e *audit.Event) (edge, bool) {
 		return edge{partyName(e.Caller), partyName(e.Callee)}, true
 	case call.Edge:
 		// Whoever calls from outside is nobody of the mesh.
-		return edge{"", strings.Replace(e.Call.Listener, "gateway.", "gateway/", 1)}, true
+		return edge{"", text(strings.Replace(e.Call.Listener, "gateway.", "gateway/", 1))}, true
 	}
 	return edge{}, false
 }
@@ -92,7 +94,8 @@ func (s *Store) Edges(ctx context.Context, since time.Time) ([]api.EdgeStatus, e
 		}
 		return e, nil
 	}, `SELECT caller, callee, SUM(calls), SUM(refused), SUM(plain), MAX(last) FROM edge_minute
-		WHERE minute >= $1 GROUP BY caller, callee ORDER BY caller, callee`, micro(since.Truncate(time.Minute)))
+		WHERE minute >= $1 GROUP BY caller, callee`, micro(since.Truncate(time.Minute)))
+	slices.SortFunc(all, func(a, b api.EdgeStatus) int { return cmp.Or(cmp.Compare(a.From, b.From), cmp.Compare(a.To, b.To)) })
 	return all, s.explain("count the edges", err)
 }
 

@@ -57,10 +57,11 @@ type Server struct {
 // Open opens the data directory, makes what is missing in it, and refuses what
 // is damaged, unreadable, or newer than this machine's clock.
 func Open(ctx context.Context, cfg Config) (*Server, error) {
-	if err := checkDir(cfg.Dir); err != nil {
+	existing, err := checkDir(cfg.Dir)
+	if err != nil {
 		return nil, err
 	}
-	st, err := store.Open(ctx, store.Config{Path: filepath.Join(cfg.Dir, databaseFile), Clock: cfg.Clock, Logger: cfg.Logger, Host: cfg.Host})
+	st, err := store.Open(ctx, store.Config{Path: filepath.Join(cfg.Dir, databaseFile), Existing: existing, Clock: cfg.Clock, Logger: cfg.Logger, Host: cfg.Host})
 	if err != nil {
 		return nil, err
 	}
