@@ -9,11 +9,12 @@ package store
 
 import (
 	"context"
+	"crypto/rand"
 	"database/sql"
 	"errors"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
+	mathrand "math/rand/v2"
 	"time"
 
 	"github.com/parleymesh/parley/internal/audit/collect"
@@ -33,11 +34,14 @@ var (
 	_ collect.Sink      = (*Store)(nil)
 )
 
-// Config is what a Store needs; every field but Existing is required.
+// Config is what a Store needs: Path or URL, and every other field but Existing.
 type Config struct {
-	// Path is the database file. It is made with mode 0600 where it is absent,
-	// and its folder with 0700.
+	// Path is the database file of SQLite. It is made with mode 0600 where it is
+	// absent, and its folder with 0700.
 	Path string
+	// URL is a database on a PostgreSQL server (see CheckURL), in place of Path. It
+	// may hold a password and is never printed.
+	URL string
 	// Existing refuses to begin a new database where none is: something that
 	// belongs to it is there.
 	Existing bool
@@ -60,9 +64,17 @@ type Store struct {
 
 // Open opens or makes the database and brings it to this program's schema. The
 // errors that an operator can act on are StoreCorrupt, StoreVersion, StoreBusy,
-// StoreFull and StoreReadOnly.
+// StoreFull and StoreReadOnly, and of a URL also those of CheckURL, StoreUnreachable,
+// StoreRefused, StoreUntrusted and StoreUnfit.
 func Open(ctx context.Context, cfg Config) (*Store, error) {
 	s := &Store{cfg: cfg, engine: &sqliteFile{path: cfg.Path, existing: cfg.Existing}}
+	if cfg.URL != "" {
+		at, err := parseURL(cfg.URL)
+		if err != nil {
+			return nil, err
+		}
+		s.engine = &postgres{target: at, clock: cfg.Clock, logger: cfg.Logger, holder: rand.Text(), who: describe(cfg.Host, cfg.Clock.Now())}
+	}
 	if err := s.open(ctx); err != nil {
 		return nil, errors.Join(s.explain("open", err), s.Close())
 	}
@@ -111,7 +123,7 @@ func (s *Store) update(ctx context.Context, doing string, f func(tx *sql.Tx) err
 		if err == nil || try == maxTries || !s.engine.again(err) {
 			return s.explain(doing, err)
 		}
-		if err := s.cfg.Clock.Sleep(ctx, rand.N(time.Duration(try)*10*time.Millisecond)); err != nil {
+		if err := s.cfg.Clock.Sleep(ctx, mathrand.N(time.Duration(try)*10*time.Millisecond)); err != nil {
 			return s.explain(doing, err)
 		}
 	}

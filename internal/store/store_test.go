@@ -1,8 +1,6 @@
 package store_test
 
 import (
-	"context"
-	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -123,29 +121,6 @@ func TestDamagedDatabaseIsRefused(t *testing.T) {
 	}
 }
 
-func TestNewerSchemaIsRefused(t *testing.T) {
-	t.Parallel()
-	for name, statement := range map[string]string{
-		"newer":   `INSERT INTO migration (version, name, checksum, applied) VALUES (999, 'later', 'x', 0)`,
-		"foreign": `UPDATE migration SET checksum = 'other' WHERE version = 1`,
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			path := filepath.Join(t.TempDir(), "parley.db")
-			s, err := file(path).Open(t.Context(), clock.System{})
-			if err != nil {
-				t.Fatal(err)
-			}
-			s.Exec(t, statement)
-			if err := s.Close(); err != nil {
-				t.Fatal(err)
-			}
-			_, err = file(path).Open(t.Context(), clock.System{})
-			xtest.WantCode(t, err, fault.StoreVersion)
-		})
-	}
-}
-
 func TestFullDatabaseChangesNothing(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "parley.db")
@@ -188,21 +163,6 @@ func TestUnwritableFolder(t *testing.T) {
 	}
 	_, err := file(filepath.Join(dir, "parley.db")).Open(t.Context(), clock.System{})
 	xtest.WantCode(t, err, fault.StoreReadOnly)
-}
-
-func TestCancelledChange(t *testing.T) {
-	t.Parallel()
-	path := filepath.Join(t.TempDir(), "parley.db")
-	s := xtest.Open(t, file(path), clock.System{})
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	if err := s.Log(ctx, xtest.Event(audit.ServerStarted)); !errors.Is(err, context.Canceled) {
-		t.Errorf("error %v, want context.Canceled", err)
-	}
-	if err := s.Log(t.Context(), xtest.Event(audit.ServerStarted)); err != nil {
-		t.Errorf("after a cancelled change: %v", err)
-	}
-	xtest.Verified(t, s)
 }
 
 // A status is asked for often, and the log is long.

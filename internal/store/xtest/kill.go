@@ -19,6 +19,9 @@ import (
 // childPlace names the database of a child of testKilled.
 const childPlace = "PARLEY_TEST_STORE_CHILD"
 
+// IsChild says that Main would run no tests.
+func IsChild() bool { return os.Getenv(childPlace) != "" }
+
 // Main runs the tests of a package that runs the suite, whose children it is too.
 // TestMain calls it.
 func Main(m *testing.M) int {

@@ -21,7 +21,7 @@ import (
 
 func revision(text string) *control.Revision {
 	return &control.Revision{
-		Applied: noon, Actor: "root", Message: "why", Name: "parley.yaml", Text: []byte(text), Digest: "d-" + text,
+		Applied: noon, Actor: "root", Message: "why", Name: "parley.yaml", Text: []byte(text), Digest: fmt.Sprintf("%x", text),
 		Ports: mesh.Ports{{From: "web", To: "orders"}: 15001, {From: "orders", To: "db"}: 15002}, RollbackOf: 7,
 	}
 }

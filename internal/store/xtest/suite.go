@@ -46,6 +46,13 @@ func Run(t *testing.T, db Database) {
 		"clock":                   testClock,
 		"reopen":                  testReopen,
 		"killed":                  testKilled,
+		"second server":           testSecondServer,
+		"newer schema":            testNewerSchema,
+		"gone":                    testGone,
+		"cancelled":               testCancelled,
+		"positions in order":      testPositionsInOrder,
+		"order of text":           testOrderOfText,
+		"strange text":            testStrangeText,
 		"edges":                   testEdges,
 		"edges add up":            testEdgesAddUp,
 		"audit status":            testAuditStatus,
@@ -56,7 +63,11 @@ func Run(t *testing.T, db Database) {
 
 // Open opens the database of a place.
 func (p Place) Open(ctx context.Context, clk clock.Clock) (*store.Store, error) {
-	return store.Open(ctx, store.Config{Path: p.Path, Host: "host1", Clock: clk, Logger: slog.New(slog.DiscardHandler)})
+	return p.open(ctx, clk, false)
+}
+
+func (p Place) open(ctx context.Context, clk clock.Clock, existing bool) (*store.Store, error) {
+	return store.Open(ctx, store.Config{Existing: existing, Path: p.Path, URL: p.URL, Host: "host1", Clock: clk, Logger: slog.New(slog.DiscardHandler)})
 }
 
 // Exec runs a statement behind the store's back: what a person with the database
@@ -64,6 +75,9 @@ func (p Place) Open(ctx context.Context, clk clock.Clock) (*store.Store, error) 
 func (p Place) Exec(t testing.TB, statement string, args ...any) {
 	t.Helper()
 	db, err := sql.Open("sqlite", p.Path+"?_pragma=busy_timeout(5000)")
+	if p.URL != "" {
+		db, err = sql.Open("pgx", p.URL)
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
