@@ -15,6 +15,8 @@ type devOptions struct {
 	// Dir is the data directory. MeshFile is a mesh file of the person's own; ""
 	// is ./parley.yaml where that is there, and otherwise the built-in shop.
 	Dir, MeshFile string
+	// Store is the URL of a PostgreSQL database; "" is SQLite in Dir.
+	Store string
 	// Try makes the calls of the tour and ends; Fresh forgets what is in Dir first.
 	Try, Fresh bool
 	// PortBase is the first port of the shop; 0 is the usual one, less than 0 a
@@ -51,6 +53,9 @@ ledger, each a process of its own), and prints what to try. Ctrl-C stops it all.
 			if o.Dir == "" {
 				return usage("parley dev --dir .parley", "--dir names a directory")
 			}
+			if o.Store != "" && o.Fresh {
+				return usage("make a new database with createdb, and name that", "--fresh forgets a data directory, and no database on a server")
+			}
 			if o.Try && o.MeshFile != "" {
 				return usage("parley dev --try", "--try makes the calls of the built-in shop, so it goes without --file")
 			}
@@ -60,6 +65,7 @@ ledger, each a process of its own), and prints what to try. Ctrl-C stops it all.
 	f := cmd.Flags()
 	f.StringVar(&o.Dir, "dir", ".parley", "data `directory`, made where it is not there")
 	f.StringVarP(&o.MeshFile, "file", "f", "", "mesh `file` to run instead of the shop (./parley.yaml, where that is there)")
+	f.StringVar(&o.Store, "store", "", "`URL` of a PostgreSQL database, with PGPASSFILE for its password (SQLite in --dir)")
 	f.BoolVar(&o.Try, "try", false, "make the calls of the tour, say what came of each, and end")
 	f.BoolVar(&o.Fresh, "fresh", false, "forget everything in the data directory first")
 	f.StringVar(&o.Metrics, "metrics", "", "`host:port` for metrics and health")

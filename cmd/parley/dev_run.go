@@ -47,12 +47,16 @@ func present(ctx context.Context, o devOptions, m *dev.Mesh, took time.Duration)
 	if o.Try {
 		return tryDev(ctx, o.Terminal, m)
 	}
-	if err := showDev(ctx, o.Terminal, m, took); err != nil && ctx.Err() == nil {
+	if err := showDev(ctx, o, m, took); err != nil && ctx.Err() == nil {
 		return err
 	}
 	select {
 	case <-ctx.Done():
-		o.Terminal.Notef("\nstopping: applications, then connections in flight; identities and history stay in %s\n", m.Dir)
+		kept := "identities and history stay in " + m.Dir
+		if o.Store != "" {
+			kept = "identities stay in " + m.Dir + ", the history in the database"
+		}
+		o.Terminal.Notef("\nstopping: applications, then connections in flight; %s\n", kept)
 		return nil
 	case <-m.Done():
 		return m.Err()
@@ -62,7 +66,7 @@ func present(ctx context.Context, o devOptions, m *dev.Mesh, took time.Duration)
 // devConfig turns what was asked for into what is started.
 func devConfig(o devOptions) (dev.Config, error) {
 	cfg := dev.Config{
-		Dir: o.Dir, Fresh: o.Fresh, PortBase: o.PortBase, Metrics: o.Metrics, Version: version().wire(), Env: os.Environ(), Clock: clock.System{}, Debug: o.debug,
+		Dir: o.Dir, Store: o.Store, Fresh: o.Fresh, PortBase: o.PortBase, Metrics: o.Metrics, Version: version().wire(), Env: withoutPG(os.Environ()), Clock: clock.System{}, Debug: o.debug,
 		// Everything an operator must know is said on the terminal; the log is
 		// for what goes wrong behind it.
 		Logger: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})),
@@ -90,6 +94,12 @@ func devConfig(o devOptions) (dev.Config, error) {
 	}
 	cfg.MeshName, cfg.MeshText = shown, text
 	return cfg, nil
+}
+
+// withoutPG is env without what is for the database: its password is none of the
+// applications' business.
+func withoutPG(env []string) []string {
+	return slices.DeleteFunc(env, func(v string) bool { return strings.HasPrefix(v, "PG") })
 }
 
 // tryDev makes the calls of the tour.
@@ -151,7 +161,8 @@ func sayTried(t *term.Terminal, m *dev.Mesh, lines []dev.Line, ok bool, took tim
 }
 
 // showDev says what runs, and what to try.
-func showDev(ctx context.Context, t *term.Terminal, m *dev.Mesh, took time.Duration) error {
+func showDev(ctx context.Context, o devOptions, m *dev.Mesh, took time.Duration) error {
+	t := o.Terminal
 	st, err := m.API.Status(ctx)
 	if err != nil {
 		return err
@@ -189,7 +200,11 @@ func showDev(ctx context.Context, t *term.Terminal, m *dev.Mesh, took time.Durat
 	for _, c := range m.Commands() {
 		t.Printf("  # %s\n  %s\n", c.What, c.Line)
 	}
-	t.Printf("\nCtrl-C stops it and keeps the identities. Start over with: parley dev --fresh\n")
+	again := "parley dev --fresh"
+	if o.Store != "" {
+		again = "another --dir and another database"
+	}
+	t.Printf("\nCtrl-C stops it and keeps the identities. Start over with: %s\n", again)
 	return nil
 }
 

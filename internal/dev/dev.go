@@ -31,6 +31,9 @@ type Config struct {
 	Self string
 	// Dir is the data directory. It is kept from one start to the next.
 	Dir string
+	// Store is the URL of a PostgreSQL database in place of the file in Dir. It may
+	// hold a password and is never printed.
+	Store string
 	// Fresh forgets what is in Dir first, once nothing else stands in the way.
 	Fresh bool
 	// MeshName and MeshText are a mesh file of one's own; without a text the
@@ -188,7 +191,7 @@ func (m *Mesh) nodeConfig(cfg Config) (node.Config, error) {
 	}
 	m.Socket = filepath.Join(cfg.Dir, "workload.sock")
 	nc := node.Config{
-		Host: host, Dir: cfg.Dir, Socket: m.Socket, APISocket: filepath.Join(cfg.Dir, "api.sock"),
+		Host: host, Dir: cfg.Dir, Store: cfg.Store, Socket: m.Socket, APISocket: filepath.Join(cfg.Dir, "api.sock"),
 		MeshName: cfg.MeshName, MeshText: cfg.MeshText, Version: cfg.Version, Clock: cfg.Clock, Logger: cfg.Logger,
 	}
 	if nc.Metrics = cfg.Metrics; nc.Metrics == "" && m.Demo {

@@ -37,7 +37,6 @@ const (
 type sqliteFile struct {
 	path     string
 	existing bool
-	lock     *os.File
 }
 
 func (f *sqliteFile) String() string { return f.path }
@@ -47,9 +46,6 @@ func (f *sqliteFile) open(ctx context.Context) (write, read *sql.DB, err error) 
 		return nil, nil, gone(f.path)
 	}
 	if err := prepareFile(f.path); err != nil {
-		return nil, nil, err
-	}
-	if f.lock, err = lockFile(f.path); err != nil {
 		return nil, nil, err
 	}
 	// One connection: SQLite has one writer at a time.
@@ -63,7 +59,7 @@ func (f *sqliteFile) open(ctx context.Context) (write, read *sql.DB, err error) 
 	return write, read, err
 }
 
-// enter has nothing to ask: whoever has the file locked has it until it ends.
+// enter has nothing to ask: the lock of the file is this process's until it ends.
 func (f *sqliteFile) enter(context.Context, *sql.Tx) error { return nil }
 
 func (f *sqliteFile) hold(ctx context.Context) error {
@@ -71,22 +67,14 @@ func (f *sqliteFile) hold(ctx context.Context) error {
 	return nil
 }
 
-func (f *sqliteFile) close() error {
-	if f.lock == nil {
-		return nil
-	}
-	return unlockFile(f.lock)
-}
+func (f *sqliteFile) close() error { return nil }
 
 // again is never: there is one writer, and nobody that it could collide with.
 func (f *sqliteFile) again(error) bool { return false }
 
-// prepareFile makes the folder and the file, so that SQLite, which gives the
-// WAL and its index the mode of the database, makes none that others can read.
+// prepareFile makes the file, so that SQLite, which gives the WAL and its index the
+// mode of the database, makes none that others can read.
 func prepareFile(path string) error {
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return err
-	}
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return err
@@ -94,12 +82,17 @@ func prepareFile(path string) error {
 	return f.Close()
 }
 
-// lockFile takes the database for this process. SQLite's own locks last for a
-// transaction; two servers on one file would each believe their memory.
+// lockFile takes the file, and the data directory that it is in, for this process.
+// SQLite's own locks last for a transaction; two servers on one file would each
+// believe their memory.
 func lockFile(path string) (*os.File, error) {
-	f, err := os.OpenFile(path+".lock", os.O_RDWR|os.O_CREATE, 0o600)
+	err := os.MkdirAll(filepath.Dir(path), 0o700)
+	var f *os.File
+	if err == nil {
+		f, err = os.OpenFile(path+".lock", os.O_RDWR|os.O_CREATE, 0o600)
+	}
 	if err != nil {
-		return nil, err
+		return nil, (&sqliteFile{path: path}).explain(err)
 	}
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		f.Close()

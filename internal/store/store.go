@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"log/slog"
 	mathrand "math/rand/v2"
+	"os"
 	"time"
 
 	"github.com/parleymesh/parley/internal/audit/collect"
@@ -34,13 +35,15 @@ var (
 	_ collect.Sink      = (*Store)(nil)
 )
 
-// Config is what a Store needs: Path or URL, and every other field but Existing.
+// Config is what a Store needs: Path, URL or both, and every other field but
+// Existing.
 type Config struct {
 	// Path is the database file of SQLite. It is made with mode 0600 where it is
 	// absent, and its folder with 0700.
 	Path string
-	// URL is a database on a PostgreSQL server (see CheckURL), in place of Path. It
-	// may hold a password and is never printed.
+	// URL is a database on a PostgreSQL server (see CheckURL), in place of the file.
+	// It may hold a password and is never printed. Where Path is set too, only its
+	// lock is made: a data directory has one server, whatever its database.
 	URL string
 	// Existing refuses to begin a new database where none is: something that
 	// belongs to it is there.
@@ -57,6 +60,7 @@ type Config struct {
 type Store struct {
 	cfg    Config
 	engine engine
+	lock   *os.File // of Path
 	write  *sql.DB
 	read   *sql.DB
 	log    string // name of the server's own log
@@ -82,6 +86,11 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 }
 
 func (s *Store) open(ctx context.Context) (err error) {
+	if s.cfg.Path != "" {
+		if s.lock, err = lockFile(s.cfg.Path); err != nil {
+			return err
+		}
+	}
 	if s.write, s.read, err = s.engine.open(ctx); err != nil {
 		return err
 	}
@@ -97,6 +106,15 @@ func (s *Store) open(ctx context.Context) (err error) {
 // from it or stood still, and every change is refused from then on.
 func (s *Store) Hold(ctx context.Context) error { return s.engine.hold(ctx) }
 
+// Unsafe is the reason that the URL gives for a connection without protection, ""
+// where it is protected.
+func (s *Store) Unsafe() string {
+	if p, ok := s.engine.(*postgres); ok {
+		return p.unsafe
+	}
+	return ""
+}
+
 // Close closes the database and lets go of it.
 func (s *Store) Close() error {
 	var errs []error
@@ -105,7 +123,11 @@ func (s *Store) Close() error {
 			errs = append(errs, db.Close())
 		}
 	}
-	return errors.Join(append(errs, s.engine.close())...)
+	errs = append(errs, s.engine.close())
+	if s.lock != nil {
+		errs = append(errs, unlockFile(s.lock))
+	}
+	return errors.Join(errs...)
 }
 
 // LogName is the name of the server's own log: minted once and kept.
