@@ -102,6 +102,43 @@ func (c *cluster) kill() {
 	}
 }
 
+// count is what a statement counts.
+func (c *cluster) count(database, statement string) (n int) {
+	c.t.Helper()
+	db, err := sql.Open("pgx", fmt.Sprintf("postgres://postgres@/%s?host=%s&port=%d", database, c.dir, c.port))
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	defer db.Close()
+	if err := db.QueryRow(statement).Scan(&n); err != nil {
+		c.t.Fatalf("%s: %v", statement, err)
+	}
+	return n
+}
+
+// killBackend kills a process of the server's that works for a session of parley's.
+func (c *cluster) killBackend(database string) {
+	c.t.Helper()
+	db, err := sql.Open("pgx", fmt.Sprintf("postgres://postgres@/postgres?host=%s&port=%d", c.dir, c.port))
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	defer db.Close()
+	var pid int
+	for began := time.Now(); ; time.Sleep(time.Millisecond) { // one that is in a transaction
+		err := db.QueryRow(`SELECT pid FROM pg_stat_activity WHERE datname = $1 AND usename = 'parley' AND state <> 'idle' AND pid <> pg_backend_pid() ORDER BY random() LIMIT 1`, database).Scan(&pid)
+		if err == nil {
+			break
+		}
+		if time.Since(began) > 10*time.Second {
+			c.t.Fatalf("no session to kill: %v", err)
+		}
+	}
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
 // sql runs a statement as the superuser.
 func (c *cluster) sql(database, statement string, args ...any) {
 	c.t.Helper()

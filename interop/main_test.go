@@ -82,6 +82,8 @@ type running struct {
 	log   *strings.Builder // read once the process has ended
 	// down are listeners that are not expected to open.
 	down []string
+	// flags are more of them for `parley dev`, env more of its environment.
+	flags, env []string
 }
 
 // shortDir is a directory that every user may enter, with a path short enough
@@ -108,7 +110,13 @@ func start(t *testing.T, mesh string, down ...string) *running {
 // startIn is start with the data under dir.
 func startIn(t *testing.T, dir, mesh string, down ...string) *running {
 	t.Helper()
-	r := &running{t: t, dir: dir, down: down}
+	return (&running{t: t, dir: dir, down: down}).start(mesh)
+}
+
+// start runs what is set up so far until the test ends.
+func (r *running) start(mesh string) *running {
+	t := r.t
+	t.Helper()
 	if err := os.WriteFile(r.file(), []byte(mesh), 0o644); err != nil {
 		t.Fatal(err)
 	}
@@ -135,7 +143,8 @@ func (r *running) file() string { return filepath.Join(r.dir, "parley.yaml") }
 // launch starts the process and waits until the mesh is ready.
 func (r *running) launch() {
 	r.t.Helper()
-	r.cmd = exec.Command(parleyBinary, "dev", "--file", r.file(), "--dir", filepath.Join(r.dir, "data"))
+	r.cmd = exec.Command(parleyBinary, append([]string{"dev", "--file", r.file(), "--dir", filepath.Join(r.dir, "data")}, r.flags...)...)
+	r.cmd.Env = append(os.Environ(), r.env...)
 	r.log = &strings.Builder{}
 	r.cmd.Stdout, r.cmd.Stderr = r.log, r.log
 	if err := r.cmd.Start(); err != nil {

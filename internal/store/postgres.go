@@ -97,7 +97,17 @@ func (p *postgres) suits(ctx context.Context) error {
 	if standby {
 		return p.readOnly(errors.New("it is a standby"))
 	}
-	return p.fit(version, product, encoding)
+	if err := p.fit(version, product, encoding); err != nil {
+		return err
+	}
+	// Before anything is made beside them.
+	var foreign string
+	err := p.keep.QueryRowContext(ctx, `SELECT COALESCE(MIN(tablename), '') FROM pg_tables
+		WHERE schemaname = current_schema() AND tablename <> 'lease' AND to_regclass('migration') IS NULL`).Scan(&foreign)
+	if err == nil && foreign != "" {
+		return p.occupied(fmt.Errorf("one is called %q", foreign))
+	}
+	return err
 }
 
 func (p *postgres) fit(version int, product, encoding string) error {

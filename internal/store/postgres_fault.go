@@ -95,7 +95,7 @@ func (p *postgres) refused(pg *pgconn.PgError, err error) error {
 	case codeDataCorrupted, codeIndexCorrupted:
 		return fault.Wrap(err, fault.StoreCorrupt, "keep the server's data directory for inspection, and restore the last good copy", "the database %s is damaged", p)
 	case codeDuplicateTable:
-		return fault.Wrap(err, fault.StoreUnfit, "give Parley a database of its own: createdb NAME", "the database %s holds tables that are not Parley's", p)
+		return p.occupied(err)
 	case codeConnections:
 		return fault.Wrap(err, fault.StoreUnreachable, "see who has them, or raise max_connections: "+p.client("psql")+" -c 'SELECT usename, count(*) FROM pg_stat_activity GROUP BY 1'",
 			"the server of the database %s has no connection left", p)
@@ -110,6 +110,10 @@ func (p *postgres) refused(pg *pgconn.PgError, err error) error {
 		return p.unreachable(err)
 	}
 	return err
+}
+
+func (p *postgres) occupied(err error) error {
+	return fault.Wrap(err, fault.StoreUnfit, "give Parley a database of its own: createdb NAME", "the database %s holds tables that are not Parley's", p)
 }
 
 func (p *postgres) readOnly(err error) error {
@@ -128,12 +132,11 @@ func (p *postgres) unreachable(err error) error {
 // client is a command of PostgreSQL's that goes where this engine goes.
 func (p *postgres) client(program string) string {
 	c := p.config
-	switch at := fmt.Sprintf("%s -h %s -p %d -U %s", program, c.Host, c.Port, c.User); program {
-	case "createdb":
+	at := fmt.Sprintf("%s -h %s -p %d", program, c.Host, c.Port)
+	if program == "createdb" { // which is for another user
 		return at + " -O " + c.User + " " + c.Database
-	default:
-		return at + " -d " + c.Database
 	}
+	return at + " -U " + c.User + " -d " + c.Database
 }
 
 // untrusted is why a server did not pass as the one that the URL names, "" where
