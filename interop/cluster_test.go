@@ -116,6 +116,46 @@ func (c *cluster) count(database, statement string) (n int) {
 	return n
 }
 
+// lock runs a statement in a transaction that stays open until release, which runs
+// some more in it first.
+func (c *cluster) lock(database, statement string) (release func(more ...string)) {
+	c.t.Helper()
+	db, err := sql.Open("pgx", fmt.Sprintf("postgres://postgres@/%s?host=%s&port=%d", database, c.dir, c.port))
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	c.t.Cleanup(func() { db.Close() })
+	tx, err := db.Begin()
+	if err == nil {
+		_, err = tx.Exec(statement)
+	}
+	if err != nil {
+		c.t.Fatalf("%s: %v", statement, err)
+	}
+	return func(more ...string) {
+		c.t.Helper()
+		for _, statement := range more {
+			if _, err := tx.Exec(statement); err != nil {
+				c.t.Errorf("%s: %v", statement, err)
+			}
+		}
+		if err := tx.Commit(); err != nil {
+			c.t.Error(err)
+		}
+	}
+}
+
+// waits returns when a session of parley's waits for a lock.
+func (c *cluster) waits(database string) {
+	c.t.Helper()
+	for began := time.Now(); c.count(database, `SELECT count(*) FROM pg_stat_activity
+		WHERE datname = current_database() AND usename = 'parley' AND wait_event_type = 'Lock'`) == 0; time.Sleep(5 * time.Millisecond) {
+		if time.Since(began) > 10*time.Second {
+			c.t.Fatal("nobody waits")
+		}
+	}
+}
+
 // killBackend kills a process of the server's that works for a session of parley's.
 func (c *cluster) killBackend(database string) {
 	c.t.Helper()

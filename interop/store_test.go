@@ -220,6 +220,90 @@ func TestPostgresTakenOver(t *testing.T) {
 	}
 }
 
+// TestPostgresTakeoverWaits has a server stand still in the middle of a change until
+// its hold has ended: the change ends before the database is another's.
+func TestPostgresTakeoverWaits(t *testing.T) {
+	c := newCluster(t)
+	database := c.create("")
+	p := storetest.Place{URL: c.url(database)}
+	first := storetest.Open(t, p, clock.System{})
+	release := c.lock(database, `UPDATE meta SET rev = rev`)
+	applied := make(chan error, 1)
+	go func() {
+		applied <- first.Apply(context.WithoutCancel(t.Context()), &control.Revision{Text: []byte("x")}, 0, storetest.Event(audit.ConfigApplied))
+	}()
+	opened := make(chan *store.Store, 1)
+	go func() {
+		second, err := p.Open(context.WithoutCancel(t.Context()), clock.System{})
+		if err != nil {
+			t.Error(err)
+		}
+		opened <- second
+	}()
+	select {
+	case <-opened:
+		t.Fatal("the database was taken while a change was being made")
+	case err := <-applied:
+		t.Fatalf("the change did not wait: %v", err)
+	case <-time.After(8 * time.Second): // the hold has ended, no statement has yet
+	}
+	release()
+	if err := <-applied; err != nil {
+		t.Errorf("the change that came first: %v", err)
+	}
+	second := <-opened
+	if second == nil {
+		t.FailNow()
+	}
+	defer second.Close()
+	if head, err := second.Head(t.Context()); err != nil || head.Number != 1 {
+		t.Errorf("the second server found %+v, %v", head, err)
+	}
+	storetest.WantCode(t, first.Log(t.Context(), storetest.Event(audit.ServerStarted)), fault.StoreBusy)
+}
+
+// TestPostgresCollision has somebody else's transaction collide with one of the
+// store's, which is begun anew.
+func TestPostgresCollision(t *testing.T) {
+	c := newCluster(t)
+	database := c.create("")
+	s := storetest.Open(t, storetest.Place{URL: c.url(database)}, clock.System{})
+	release := c.lock(database, `UPDATE arrival SET last = last`)
+	logged := make(chan error, 1)
+	go func() { logged <- s.Log(context.WithoutCancel(t.Context()), storetest.Event(audit.ServerStarted)) }()
+	c.waits(database) // it has its log, and wants the order of arrival
+	release(`UPDATE log SET size = size`)
+	if err := <-logged; err != nil {
+		t.Errorf("it was not begun anew: %v", err)
+	}
+	for began := time.Now(); c.count(database, `SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()`) != 1; time.Sleep(50 * time.Millisecond) {
+		if time.Since(began) > 10*time.Second { // the server counts now and then
+			t.Fatal("there was no deadlock: the test tests nothing")
+		}
+	}
+	if n := storetest.Verified(t, s)[s.LogName()]; n != 1 {
+		t.Errorf("%d events, want 1", n)
+	}
+}
+
+// TestPostgresSessionsEnd has every session ended between two calls, which are none
+// the wiser.
+func TestPostgresSessionsEnd(t *testing.T) {
+	c := newCluster(t)
+	database := c.create("")
+	s := storetest.Open(t, storetest.Place{URL: c.url(database)}, clock.System{})
+	for i := range 10 {
+		if err := s.Log(t.Context(), storetest.Event(audit.ServerStarted)); err != nil {
+			t.Fatalf("change %d: %v", i, err)
+		}
+		if _, err := s.LastTime(t.Context()); err != nil {
+			t.Fatalf("question %d: %v", i, err)
+		}
+		c.sql("postgres", "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = $1", database)
+	}
+	storetest.Verified(t, s)
+}
+
 // TestPostgresRacedStarts has one of twenty servers that start at once get an empty
 // database.
 func TestPostgresRacedStarts(t *testing.T) {

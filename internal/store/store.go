@@ -152,7 +152,9 @@ func (s *Store) update(ctx context.Context, doing string, f func(tx *sql.Tx) err
 }
 
 func (s *Store) transact(ctx context.Context, f func(tx *sql.Tx) error) error {
-	tx, err := s.write.BeginTx(ctx, nil)
+	// Each statement sees what was committed before it, and a row that is changed
+	// stays this transaction's: what is written here counts on both.
+	tx, err := s.write.BeginTx(ctx, &sql.TxOptions{Isolation: sql.LevelReadCommitted})
 	if err != nil {
 		return err
 	}

@@ -23,9 +23,15 @@ func testPositionsInOrder(t *testing.T, db Database) {
 	s := db.open(t, clock.System{})
 	const rounds = 6
 	var revisions, others atomic.Int64
-	followed := make(chan int64, 1)
+	followed, verified := make(chan int64, 1), make(chan bool)
 	ctx, stop := context.WithCancel(t.Context())
 	go func() { followed <- follow(ctx, t, s) }()
+	go func() { // each time one state of the database, whatever is being written
+		defer close(verified)
+		for ctx.Err() == nil {
+			Verified(t, s)
+		}
+	}()
 	race(t, nil, func(i int) error {
 		log := fmt.Sprintf("agent-%d", i)
 		for round := range rounds {
@@ -51,6 +57,7 @@ func testPositionsInOrder(t *testing.T, db Database) {
 		return nil
 	})
 	stop()
+	<-verified
 	want := revisions.Load() + others.Load()
 	if got := <-followed; got != want {
 		t.Errorf("the follower saw %d events in order, want %d", got, want)
