@@ -1,10 +1,13 @@
 package interop
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
+	"net"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -19,6 +22,8 @@ import (
 	"github.com/parleymesh/parley/internal/control"
 	"github.com/parleymesh/parley/internal/enrol"
 	"github.com/parleymesh/parley/internal/fault"
+	"github.com/parleymesh/parley/internal/identity"
+	"github.com/parleymesh/parley/internal/node/server"
 	"github.com/parleymesh/parley/internal/store"
 	storetest "github.com/parleymesh/parley/internal/store/xtest"
 )
@@ -401,6 +406,62 @@ func TestPostgresRefusals(t *testing.T) {
 	if err := s.CheckClock(t.Context(), time.Now()); err != nil {
 		t.Errorf("reading goes on: %v", err)
 	}
+}
+
+// TestPostgresUnprotected goes over an address of this machine's network without
+// TLS, for which a reason has to be given. The reason is logged and on record.
+func TestPostgresUnprotected(t *testing.T) {
+	t.Setenv("HOME", t.TempDir())
+	c := newCluster(t, "listen_addresses='*'")
+	c.write("pg_hba.conf", "host all all all scram-sha-256\n")
+	c.must("pg_ctl", "-D", c.data(), "reload")
+	far := strings.Replace(c.url(c.create("")), "127.0.0.1", networkAddress(t), 1) + "?sslmode=disable"
+	domain, err := identity.ParseTrustDomain("interop.example")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var log bytes.Buffer
+	cfg := server.Config{
+		Host: "test", Dir: t.TempDir(), Store: far, TrustDomain: domain, Version: "test",
+		Clock: clock.System{}, Logger: slog.New(slog.NewTextHandler(&log, nil)),
+	}
+	_, err = server.Open(t.Context(), cfg)
+	storetest.WantCode(t, err, fault.StoreURL)
+	cfg.Store += "&unsafe_tls=a+cable+of+one+metre"
+	s, err := server.Open(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if err := s.Started(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	found, err := s.Store().Search(t.Context(), control.Filter{Action: string(audit.ServerStarted)})
+	if err != nil || len(found) != 1 || !strings.Contains(string(found[0].Body), "a cable of one metre") {
+		t.Errorf("on record: %v, %+v", err, found)
+	}
+	if !strings.Contains(log.String(), "is not protected") || !strings.Contains(log.String(), "a cable of one metre") || strings.Contains(log.String(), "c4n4ry") {
+		t.Errorf("in the log:\n%s", log.String())
+	}
+	if !strings.Contains(log.String(), "can read the password") {
+		t.Errorf("a password in the URL is not warned of:\n%s", log.String())
+	}
+}
+
+// networkAddress is an address of this machine that is not loopback.
+func networkAddress(t *testing.T) string {
+	t.Helper()
+	all, err := net.InterfaceAddrs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, a := range all {
+		if n, ok := a.(*net.IPNet); ok && n.IP.To4() != nil && !n.IP.IsLoopback() {
+			return n.IP.String()
+		}
+	}
+	t.Fatal("this machine has no network: ip -brief address")
+	return ""
 }
 
 // certificates makes a CA and a certificate for localhost, which 127.0.0.1 is not.

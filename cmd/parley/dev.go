@@ -33,6 +33,9 @@ type devOptions struct {
 	debug dev.Debug
 }
 
+// storeUsage is what --store is for.
+const storeUsage = "`URL` of a PostgreSQL database, its password in PGPASSFILE (none: SQLite in --dir)"
+
 func (a *app) devCommand() *cobra.Command {
 	var o devOptions
 	cmd := &cobra.Command{
@@ -65,7 +68,7 @@ ledger, each a process of its own), and prints what to try. Ctrl-C stops it all.
 	f := cmd.Flags()
 	f.StringVar(&o.Dir, "dir", ".parley", "data `directory`, made where it is not there")
 	f.StringVarP(&o.MeshFile, "file", "f", "", "mesh `file` to run instead of the shop (./parley.yaml, where that is there)")
-	f.StringVar(&o.Store, "store", "", "`URL` of a PostgreSQL database, with PGPASSFILE for its password (SQLite in --dir)")
+	f.StringVar(&o.Store, "store", "", storeUsage)
 	f.BoolVar(&o.Try, "try", false, "make the calls of the tour, say what came of each, and end")
 	f.BoolVar(&o.Fresh, "fresh", false, "forget everything in the data directory first")
 	f.StringVar(&o.Metrics, "metrics", "", "`host:port` for metrics and health")
