@@ -46,6 +46,7 @@ func TestURL(t *testing.T) {
 		"postgres://parley@db.example/parley?sslmode=disable&unsafe_tls=a+tunnel": "",
 		"postgres://parley@db.example/parley?unsafe_tls=":                         fault.StoreURL,
 		"postgres://parley@db.example/parley?unsafe_tls=%20":                      fault.StoreURL,
+		"postgres://parley@db.example/parley?unsafe_tls=+":                        fault.StoreURL,
 
 		"":                             fault.StoreURL,
 		"parley.db":                    fault.StoreURL,

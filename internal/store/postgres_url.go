@@ -72,7 +72,7 @@ func parseURL(url string) (t target, err error) {
 		return t, fault.New(fault.StoreURL, exampleURL, "the database's URL names no database")
 	}
 	given := t.config.RuntimeParams
-	t.unsafe = strings.TrimSpace(given[unsafeTLS])
+	t.unsafe = strings.TrimSpace(strings.ReplaceAll(given[unsafeTLS], "+", " ")) // which libpq leaves
 	_, excused := given[unsafeTLS]
 	delete(given, unsafeTLS)
 	if host := t.unproven(); host != "" && t.unsafe == "" {

@@ -29,13 +29,12 @@ func Main(m *testing.M) int {
 	if place == "" {
 		return m.Run()
 	}
-	if err := child(place); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-	}
+	fmt.Fprintln(os.Stderr, child(place))
 	return 1
 }
 
-// child changes the database and says so on its output, until it is killed.
+// child changes the database and says so on its output, until it is killed. Its
+// error is why it could not.
 func child(place string) error {
 	ctx := context.Background()
 	p := Place{Path: place}
