@@ -25,7 +25,7 @@ func (a *app) serverCommand() *cobra.Command {
 start one server on it. Services keep running while it is away.`,
 		Example: `  parley server --trust-domain shop.example --advertise 10.0.0.1:7443
   parley server                             the same, once it has a directory
-  parley server --store 'postgres://parley@db.example/parley?sslmode=verify-full'
+  parley server --store 'postgres://parley@db/parley?sslmode=verify-full'
   parley server --dir ./srv --listen 127.0.0.1:7443 --advertise 127.0.0.1:7443`,
 		Args: arguments(0, 0, "no arguments"),
 	}
