@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -66,10 +67,12 @@ func (p *postgres) createLease(ctx context.Context) error {
 	for try := 1; ; try++ {
 		_, err := p.keep.ExecContext(ctx, createLease)
 		var pg *pgconn.PgError
-		if try < maxTries && errors.As(err, &pg) && (pg.Code == codeUnique || pg.Code == codeDuplicateTable) {
-			continue
+		if try == maxTries || !errors.As(err, &pg) || !slices.Contains([]string{codeUnique, codeDuplicateObject, codeDuplicateTable}, pg.Code) {
+			return err
 		}
-		return err
+		if err := p.clock.Sleep(ctx, leaseLook); err != nil {
+			return err
+		}
 	}
 }
 
