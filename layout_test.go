@@ -24,7 +24,7 @@ const (
 // import path.
 var heavy = []string{
 	"internal/store", "internal/enrol/ca", "internal/enrol", "internal/mesh", "internal/control", "internal/node", "internal/dev",
-	"modernc.org/", "go.yaml.in/", "github.com/spf13/",
+	"modernc.org/", "github.com/jackc/", "go.yaml.in/", "github.com/spf13/",
 }
 
 // TestLayout holds the tree to internal/layout.txt, internal/thirdparty.txt and

@@ -19,12 +19,16 @@ import (
 
 	"github.com/parleymesh/parley/internal/audit"
 	"github.com/parleymesh/parley/internal/control/api"
+	storetest "github.com/parleymesh/parley/internal/store/xtest"
 )
 
 // parleyBinary is the program under test, built once.
 var parleyBinary string
 
 func TestMain(m *testing.M) {
+	if storetest.IsChild() { // a store of the suite's, to be killed
+		os.Exit(storetest.Main(m))
+	}
 	if role := os.Getenv("PARLEY_INTEROP_ROLE"); role != "" {
 		os.Exit(play(role))
 	}
@@ -47,13 +51,13 @@ func TestMain(m *testing.M) {
 		fmt.Printf("build parley: %v\n%s", err, out)
 		os.Exit(1)
 	}
-	code := m.Run()
+	code := storetest.Main(m)
 	os.RemoveAll(dir)
 	os.Exit(code)
 }
 
 // need is the path of a peer; that it is missing is a failure.
-func need(t *testing.T, names ...string) string {
+func need(t testing.TB, names ...string) string {
 	t.Helper()
 	for _, name := range names {
 		if path, err := exec.LookPath(name); err == nil {
@@ -78,11 +82,13 @@ type running struct {
 	log   *strings.Builder // read once the process has ended
 	// down are listeners that are not expected to open.
 	down []string
+	// flags are more of them for `parley dev`, env more of its environment.
+	flags, env []string
 }
 
 // shortDir is a directory that every user may enter, with a path short enough
 // for sockets.
-func shortDir(t *testing.T) string {
+func shortDir(t testing.TB) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("/tmp", "pi")
 	if err != nil {
@@ -104,7 +110,13 @@ func start(t *testing.T, mesh string, down ...string) *running {
 // startIn is start with the data under dir.
 func startIn(t *testing.T, dir, mesh string, down ...string) *running {
 	t.Helper()
-	r := &running{t: t, dir: dir, down: down}
+	return (&running{t: t, dir: dir, down: down}).start(mesh)
+}
+
+// start runs what is set up so far until the test ends.
+func (r *running) start(mesh string) *running {
+	t := r.t
+	t.Helper()
 	if err := os.WriteFile(r.file(), []byte(mesh), 0o644); err != nil {
 		t.Fatal(err)
 	}
@@ -131,7 +143,8 @@ func (r *running) file() string { return filepath.Join(r.dir, "parley.yaml") }
 // launch starts the process and waits until the mesh is ready.
 func (r *running) launch() {
 	r.t.Helper()
-	r.cmd = exec.Command(parleyBinary, "dev", "--file", r.file(), "--dir", filepath.Join(r.dir, "data"))
+	r.cmd = exec.Command(parleyBinary, append([]string{"dev", "--file", r.file(), "--dir", filepath.Join(r.dir, "data")}, r.flags...)...)
+	r.cmd.Env = append(os.Environ(), r.env...)
 	r.log = &strings.Builder{}
 	r.cmd.Stdout, r.cmd.Stderr = r.log, r.log
 	if err := r.cmd.Start(); err != nil {
@@ -275,7 +288,7 @@ func (r *running) both(id string) (outbound, inbound *audit.Event) {
 
 // freePort is a loopback port that nobody has at the moment, and that no outgoing
 // connection gets either: it is still free when a killed process starts again.
-func freePort(t *testing.T) int {
+func freePort(t testing.TB) int {
 	t.Helper()
 	for range 200 {
 		port := 20000 + rand.IntN(12000) // below net.ipv4.ip_local_port_range
@@ -290,7 +303,7 @@ func freePort(t *testing.T) int {
 }
 
 // run runs a program and fails the test where it fails.
-func run(t *testing.T, name string, args ...string) string {
+func run(t testing.TB, name string, args ...string) string {
 	t.Helper()
 	out, err := exec.Command(name, args...).CombinedOutput()
 	if err != nil {

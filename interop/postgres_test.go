@@ -14,7 +14,7 @@ import (
 )
 
 // asUser runs a program as another user of this machine.
-func asUser(t *testing.T, user, name string, args ...string) (string, error) {
+func asUser(t testing.TB, user, name string, args ...string) (string, error) {
 	t.Helper()
 	cmd := exec.Command(need(t, "runuser", "/sbin/runuser"), append([]string{"-u", user, "--", name}, args...)...)
 	cmd.Dir = "/"

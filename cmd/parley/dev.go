@@ -18,6 +18,8 @@ type devOptions struct {
 	// Dir is the data directory. MeshFile is a mesh file of the person's own; ""
 	// is ./parley.yaml where that is there, and otherwise the built-in shop.
 	Dir, MeshFile string
+	// Store is the URL of a PostgreSQL database; "" is SQLite in Dir.
+	Store string
 	// Try makes the calls of the tour and ends; Fresh forgets what is in Dir first.
 	Try, Fresh bool
 	// PortBase is the first port of the shop; 0 is the one that it had, less than 0
@@ -38,7 +40,7 @@ type devOptions struct {
 // --port-base and --fresh, which hints are about, go behind it.
 func (o devOptions) command() string {
 	c := "parley dev"
-	for _, f := range [][2]string{{"--dir", o.Dir}, {"--file", o.MeshFile}, {"--metrics", o.Metrics}} {
+	for _, f := range [][2]string{{"--dir", o.Dir}, {"--file", o.MeshFile}, {"--store", o.Store}, {"--metrics", o.Metrics}} {
 		if f[1] != "" && f != [2]string{"--dir", defaultDir} {
 			c += " " + f[0] + " " + quoted(f[1])
 		}
@@ -48,6 +50,9 @@ func (o devOptions) command() string {
 	}
 	return c
 }
+
+// storeUsage is what --store is for.
+const storeUsage = "`URL` of a PostgreSQL database, its password in PGPASSFILE (none: SQLite in --dir)"
 
 func (a *app) devCommand() *cobra.Command {
 	var o devOptions
@@ -69,6 +74,9 @@ ledger, each a process of its own), and prints what to try. Ctrl-C stops it all.
 			if o.Dir == "" {
 				return usage("parley dev --dir .parley", "--dir names a directory")
 			}
+			if o.Store != "" && o.Fresh {
+				return usage("make a new database with createdb, and name that", "--fresh forgets a data directory, and no database on a server")
+			}
 			if o.Try && o.MeshFile != "" {
 				return usage("parley dev --try", "--try makes the calls of the built-in shop, so it goes without --file")
 			}
@@ -78,6 +86,7 @@ ledger, each a process of its own), and prints what to try. Ctrl-C stops it all.
 	f := cmd.Flags()
 	f.StringVar(&o.Dir, "dir", defaultDir, "data `directory`, made where it is not there")
 	f.StringVarP(&o.MeshFile, "file", "f", "", "mesh `file` to run instead of the shop (./parley.yaml, where that is there)")
+	f.StringVar(&o.Store, "store", "", storeUsage)
 	f.BoolVar(&o.Try, "try", false, "make the calls of the tour, say what came of each, and end")
 	f.BoolVar(&o.Fresh, "fresh", false, "forget everything in the data directory first")
 	f.StringVar(&o.Metrics, "metrics", "", "`host:port` for metrics and health")

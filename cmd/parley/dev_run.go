@@ -55,7 +55,11 @@ func present(ctx context.Context, o devOptions, m *dev.Mesh, took time.Duration)
 	}
 	select {
 	case <-ctx.Done():
-		o.Terminal.Notef("\nstopping: applications, then connections in flight; identities and history stay in %s\n", m.Dir)
+		kept := "identities and history stay in " + m.Dir
+		if o.Store != "" {
+			kept = "identities stay in " + m.Dir + ", the history in the database"
+		}
+		o.Terminal.Notef("\nstopping: applications, then connections in flight; %s\n", kept)
 		return nil
 	case <-m.Done():
 		return m.Err()
@@ -65,7 +69,8 @@ func present(ctx context.Context, o devOptions, m *dev.Mesh, took time.Duration)
 // devConfig turns what was asked for into what is started.
 func devConfig(o devOptions) (dev.Config, error) {
 	cfg := dev.Config{
-		Dir: o.Dir, Command: o.command(), Fresh: o.Fresh, Try: o.Try, PortBase: o.PortBase, Metrics: o.Metrics, Version: version().wire(), Env: os.Environ(), Clock: clock.System{}, Debug: o.debug,
+		Dir: o.Dir, Store: o.Store, Command: o.command(), Fresh: o.Fresh, Try: o.Try, PortBase: o.PortBase, Metrics: o.Metrics, Version: version().wire(),
+		Env: withoutPG(os.Environ()), Clock: clock.System{}, Debug: o.debug,
 		// Everything an operator must know is said on the terminal; the log is
 		// for what goes wrong behind it.
 		Logger: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})),
@@ -97,6 +102,12 @@ func devConfig(o devOptions) (dev.Config, error) {
 	}
 	cfg.MeshName, cfg.MeshText = shown, text
 	return cfg, nil
+}
+
+// withoutPG is env without what is for the database: its password is none of the
+// applications' business.
+func withoutPG(env []string) []string {
+	return slices.DeleteFunc(env, func(v string) bool { return strings.HasPrefix(v, "PG") })
 }
 
 // tryDev makes the calls of the tour.
@@ -202,7 +213,11 @@ func showDev(ctx context.Context, o devOptions, m *dev.Mesh, took time.Duration)
 	for _, c := range m.Commands() {
 		t.Printf("  # %s\n  %s\n", c.What, c.Line)
 	}
-	t.Printf("\nCtrl-C stops it and keeps the identities. Start over with: %s --fresh\n", o.command())
+	again := o.command() + " --fresh"
+	if o.Store != "" {
+		again = "another --dir and another database"
+	}
+	t.Printf("\nCtrl-C stops it and keeps the identities. Start over with: %s\n", again)
 	return nil
 }
 

@@ -30,6 +30,8 @@ func TestExitCode(t *testing.T) {
 		"unreachable":         {f(fault.Unreachable), 3},
 		"not permitted":       {f(fault.NotPermitted), 3},
 		"disk full":           {f(fault.StoreFull), 3},
+		"database url":        {f(fault.StoreURL), 2},
+		"database away":       {f(fault.StoreUnreachable), 3},
 		"port occupied":       {f(fault.PortOccupied), 3},
 		"anything else":       {errors.New("x"), 3},
 		"timeout":             {context.DeadlineExceeded, 3},

@@ -25,11 +25,13 @@ func (a *app) serverCommand() *cobra.Command {
 start one server on it. Services keep running while it is away.`,
 		Example: `  parley server --trust-domain shop.example --advertise 10.0.0.1:7443
   parley server                             the same, once it has a directory
+  parley server --store 'postgres://parley@db/parley?sslmode=verify-full'
   parley server --dir ./srv --listen 127.0.0.1:7443 --advertise 127.0.0.1:7443`,
 		Args: arguments(0, 0, "no arguments"),
 	}
 	f := cmd.Flags()
 	f.StringVar(&cfg.Dir, "dir", "", "data `directory`, made where it is not there")
+	f.StringVar(&cfg.Store, "store", "", storeUsage)
 	f.StringVar(&cfg.APISocket, "socket", "", "`path` of the admin API's socket")
 	f.StringVar(&cfg.TrustDomain, "trust-domain", "", "`name` of the realm, for a new data directory")
 	f.StringVar(&cfg.Listen, "listen", defaultListen, "`host:port` where agents connect")

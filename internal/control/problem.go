@@ -106,8 +106,8 @@ func status(code fault.Code) int {
 		return http.StatusRequestEntityTooLarge
 	case fault.StoreFull, fault.LogFull:
 		return http.StatusInsufficientStorage
-	case fault.StoreCorrupt, fault.StoreReadOnly, fault.StoreBusy, fault.StoreVersion, fault.LogBroken, fault.ClockWrong, fault.NotRunning,
-		fault.Unreachable:
+	case fault.StoreCorrupt, fault.StoreReadOnly, fault.StoreBusy, fault.StoreVersion, fault.StoreUnreachable, fault.StoreRefused, fault.StoreUntrusted,
+		fault.LogBroken, fault.ClockWrong, fault.NotRunning, fault.Unreachable:
 		return http.StatusServiceUnavailable
 	case fault.Internal:
 		return http.StatusInternalServerError

@@ -35,6 +35,9 @@ type Config struct {
 	// Command is `parley dev` with the flags that it was given, for hints; those
 	// that a hint is about may follow it.
 	Command string
+	// Store is the URL of a PostgreSQL database in place of the file in Dir. It may
+	// hold a password and is never printed.
+	Store string
 	// Fresh forgets what is in Dir first, once nothing else stands in the way.
 	Fresh bool
 	// Try says that the tour is to be made, which needs the shop as it is built in.
@@ -208,7 +211,7 @@ func (m *Mesh) nodeConfig(cfg Config) (node.Config, error) {
 	}
 	m.Socket = filepath.Join(cfg.Dir, "workload.sock")
 	nc := node.Config{
-		Host: host, Dir: cfg.Dir, Socket: m.Socket, APISocket: filepath.Join(cfg.Dir, "api.sock"),
+		Host: host, Dir: cfg.Dir, Store: cfg.Store, Socket: m.Socket, APISocket: filepath.Join(cfg.Dir, "api.sock"),
 		MeshName: cfg.MeshName, MeshText: cfg.MeshText, Version: cfg.Version, Clock: cfg.Clock, Logger: cfg.Logger,
 	}
 	if nc.Metrics = cfg.Metrics; nc.Metrics == "" && m.Demo {

@@ -37,16 +37,21 @@ const (
 	SelectorMissing  Code = "PAR-2015" // a selector that nothing on this host can match
 
 	// The store and the audit log.
-	StoreCorrupt  Code = "PAR-3001" // the database fails its integrity check
-	StoreFull     Code = "PAR-3002" // no space left for the database
-	StoreReadOnly Code = "PAR-3003" // the database cannot be written
-	StoreVersion  Code = "PAR-3004" // the database is from a newer Parley
-	StoreBusy     Code = "PAR-3005" // another process holds the database
-	LogBroken     Code = "PAR-3006" // the audit log does not verify
-	LogFull       Code = "PAR-3007" // no space left for the audit log
-	LogBusy       Code = "PAR-3008" // another process holds the audit log
-	LogUnusable   Code = "PAR-3009" // the audit log's files cannot be read or written
-	DirUnusable   Code = "PAR-3010" // the data directory cannot be made or used
+	StoreCorrupt     Code = "PAR-3001" // the database fails its integrity check
+	StoreFull        Code = "PAR-3002" // no space left for the database
+	StoreReadOnly    Code = "PAR-3003" // the database cannot be written
+	StoreVersion     Code = "PAR-3004" // the database is from a newer Parley
+	StoreBusy        Code = "PAR-3005" // another process holds the database
+	LogBroken        Code = "PAR-3006" // the audit log does not verify
+	LogFull          Code = "PAR-3007" // no space left for the audit log
+	LogBusy          Code = "PAR-3008" // another process holds the audit log
+	LogUnusable      Code = "PAR-3009" // the audit log's files cannot be read or written
+	DirUnusable      Code = "PAR-3010" // the data directory cannot be made or used
+	StoreURL         Code = "PAR-3011" // a URL of a database that is malformed or not safe
+	StoreUnreachable Code = "PAR-3012" // the database server does not answer
+	StoreRefused     Code = "PAR-3013" // the database server does not let Parley in
+	StoreUntrusted   Code = "PAR-3014" // the database server does not prove who it is
+	StoreUnfit       Code = "PAR-3015" // a database server or a database that Parley cannot use
 
 	// The agent and its listeners.
 	PortOccupied  Code = "PAR-4001" // another process listens on the address

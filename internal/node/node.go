@@ -23,6 +23,7 @@ import (
 	"github.com/parleymesh/parley/internal/metric"
 	"github.com/parleymesh/parley/internal/node/agent"
 	"github.com/parleymesh/parley/internal/node/server"
+	"github.com/parleymesh/parley/internal/store"
 )
 
 // Config is what a server is started with, with or without an agent in its
@@ -32,6 +33,9 @@ type Config struct {
 	Host string
 	// Dir is the data directory; it is created with mode 0700.
 	Dir string
+	// Store is the URL of a PostgreSQL database in place of the file in Dir; it may be
+	// empty. It may hold a password and is never printed.
+	Store string
 	// Socket is the path of the SPIFFE Workload API, APISocket of the admin API.
 	// Without an agent there is no Socket.
 	Socket, APISocket string
@@ -82,6 +86,11 @@ func (cfg Config) Check() error {
 
 // trustDomain checks cfg and is the realm that it names.
 func (cfg Config) trustDomain() (identity.TrustDomain, error) {
+	if cfg.Store != "" {
+		if err := store.CheckURL(cfg.Store); err != nil {
+			return identity.TrustDomain{}, err
+		}
+	}
 	for _, path := range []string{cfg.Socket, cfg.APISocket} {
 		if err := agent.CheckSocket(path); err != nil {
 			return identity.TrustDomain{}, err
@@ -105,7 +114,7 @@ func Start(ctx context.Context, cfg Config) (*Node, error) {
 		return nil, err
 	}
 	srv, err := server.Open(ctx, server.Config{
-		Host: cfg.Host, Dir: cfg.Dir, TrustDomain: domain, Version: cfg.Version.Version, Clock: cfg.Clock, Logger: cfg.Logger,
+		Host: cfg.Host, Dir: cfg.Dir, Store: cfg.Store, TrustDomain: domain, Version: cfg.Version.Version, Clock: cfg.Clock, Logger: cfg.Logger,
 	})
 	if err != nil {
 		return nil, err
@@ -177,8 +186,14 @@ func (n *Node) run(ctx context.Context, doors []door) {
 	defer close(n.done)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	errs := make(chan error, len(doors)+2)
-	var doorsDone, agentDone sync.WaitGroup
+	errs := make(chan error, len(doors)+3)
+	var doorsDone, agentDone, storeDone sync.WaitGroup
+	holdCtx, letGo := context.WithCancel(context.WithoutCancel(ctx))
+	defer letGo()
+	storeDone.Go(func() {
+		errs <- n.server.Hold(holdCtx)
+		cancel()
+	})
 	doorsDone.Go(func() {
 		errs <- n.server.Serve(ctx)
 		cancel()
@@ -201,6 +216,8 @@ func (n *Node) run(ctx context.Context, doors []door) {
 	doorsDone.Wait()
 	stopAgent()
 	agentDone.Wait()
+	letGo()
+	storeDone.Wait()
 	close(errs)
 	all := []error{n.server.Close()}
 	for err := range errs {

@@ -1,9 +1,11 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"fmt"
+	"slices"
 
 	"github.com/parleymesh/parley/internal/audit"
 	"github.com/parleymesh/parley/internal/control"
@@ -14,7 +16,7 @@ import (
 func (s *Store) Ban(ctx context.Context, b control.Ban, e *audit.Event) error {
 	return s.update(ctx, "ban "+b.ID.String(), func(tx *sql.Tx) error {
 		done, err := tx.ExecContext(ctx, `INSERT INTO ban (id, actor, reason, since) VALUES ($1, $2, $3, $4) ON CONFLICT (id) DO NOTHING`,
-			b.ID.String(), b.Actor, b.Reason, micro(b.Since))
+			b.ID.String(), text(b.Actor), text(b.Reason), micro(b.Since))
 		if err := oneRow(done, err, control.ErrConflict); err != nil {
 			return err
 		}
@@ -46,6 +48,7 @@ func (s *Store) Bans(ctx context.Context) ([]control.Ban, error) {
 		}
 		b.Since = fromMicro(since)
 		return b, nil
-	}, `SELECT id, actor, reason, since FROM ban ORDER BY id`)
+	}, `SELECT id, actor, reason, since FROM ban`)
+	slices.SortFunc(all, func(a, b control.Ban) int { return cmp.Compare(a.ID.String(), b.ID.String()) })
 	return all, s.explain("list bans", err)
 }

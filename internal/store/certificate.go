@@ -1,9 +1,11 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/parleymesh/parley/internal/audit"
@@ -17,7 +19,7 @@ func (s *Store) Issue(ctx context.Context, r enrol.Record, e *audit.Event) error
 	return s.update(ctx, "record "+r.Kind+" "+r.Serial, func(tx *sql.Tx) error {
 		done, err := tx.ExecContext(ctx, `INSERT INTO certificate (serial, kind, id, not_before, not_after, fingerprint, host)
 			VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (serial) DO NOTHING`,
-			r.Serial, r.Kind, r.ID.String(), micro(r.NotBefore), micro(r.NotAfter), r.Fingerprint, r.Host)
+			r.Serial, r.Kind, r.ID.String(), micro(r.NotBefore), micro(r.NotAfter), r.Fingerprint, text(r.Host))
 		if err := oneRow(done, err, control.ErrConflict); err != nil {
 			return err
 		}
@@ -43,6 +45,10 @@ func (s *Store) Certificates(ctx context.Context, now time.Time) ([]enrol.Record
 		r.NotBefore, r.NotAfter = fromMicro(notBefore), fromMicro(notAfter)
 		return r, nil
 	}, `SELECT serial, kind, id, not_before, not_after, fingerprint, host FROM certificate
-		WHERE not_after >= $1 ORDER BY id, not_before, serial`, micro(now))
+		WHERE not_after >= $1`, micro(now))
+	// By their bytes, here: each database has an order of text of its own.
+	slices.SortFunc(all, func(a, b enrol.Record) int {
+		return cmp.Or(cmp.Compare(a.ID.String(), b.ID.String()), a.NotBefore.Compare(b.NotBefore), cmp.Compare(a.Serial, b.Serial))
+	})
 	return all, s.explain("list certificates", err)
 }

@@ -29,3 +29,12 @@ func (s *Store) Plan(t testing.TB, query string) (plan string) {
 	}
 	return strings.Join(steps, "; ")
 }
+
+// Fit is what a store thinks of a server.
+func Fit(version int, product, encoding string) error {
+	at, err := parseURL("postgres://parley@127.0.0.1/parley")
+	if err != nil {
+		return err
+	}
+	return (&postgres{target: at}).fit(version, product, encoding)
+}

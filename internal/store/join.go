@@ -16,7 +16,7 @@ func (s *Store) CreateJoin(ctx context.Context, r enrol.JoinRecord, e *audit.Eve
 	return s.update(ctx, "create join token", func(tx *sql.Tx) error {
 		done, err := tx.ExecContext(ctx, `INSERT INTO join_token (id, digest, host, created, expires, used, key)
 			VALUES ($1, $2, $3, $4, $5, 0, '') ON CONFLICT (id) DO NOTHING`,
-			r.ID, r.Digest[:], r.Host, micro(r.Created), micro(r.Expires))
+			text(r.ID), r.Digest[:], text(r.Host), micro(r.Created), micro(r.Expires))
 		if err := oneRow(done, err, control.ErrConflict); err != nil {
 			return err
 		}
@@ -30,7 +30,7 @@ func (s *Store) ClaimJoin(ctx context.Context, c enrol.Claim, e *audit.Event) (h
 		// The decision and the use are this one statement.
 		err := tx.QueryRowContext(ctx, `UPDATE join_token SET used = $1, key = $2
 			WHERE id = $3 AND digest = $4 AND expires > $1 AND (used = 0 OR key = $2) RETURNING host`,
-			micro(c.At), c.Key, c.ID, c.Digest[:]).Scan(&host)
+			micro(c.At), text(c.Key), text(c.ID), c.Digest[:]).Scan(&host)
 		if errors.Is(err, sql.ErrNoRows) {
 			reason = refusedJoin(ctx, tx, c)
 			return enrol.ErrJoin
@@ -53,7 +53,7 @@ func (s *Store) ClaimJoin(ctx context.Context, c enrol.Claim, e *audit.Event) (h
 // refusedJoin is why a claim changed nothing, for the record only.
 func refusedJoin(ctx context.Context, tx *sql.Tx, c enrol.Claim) string {
 	var expires int64
-	err := tx.QueryRowContext(ctx, `SELECT expires FROM join_token WHERE id = $1 AND digest = $2`, c.ID, c.Digest[:]).Scan(&expires)
+	err := tx.QueryRowContext(ctx, `SELECT expires FROM join_token WHERE id = $1 AND digest = $2`, text(c.ID), c.Digest[:]).Scan(&expires)
 	switch {
 	case err != nil:
 		return "join_unknown"

@@ -1,10 +1,12 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/parleymesh/parley/internal/audit"
@@ -20,7 +22,7 @@ func (s *Store) CreateKey(ctx context.Context, k control.Key, e *audit.Event) er
 	return s.update(ctx, "create key", func(tx *sql.Tx) error {
 		done, err := tx.ExecContext(ctx, `INSERT INTO api_key (id, name, digest, scopes, not_after, created, revoked)
 			VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (id) DO NOTHING`,
-			k.ID, k.Name, k.Digest[:], string(scopes), micro(k.NotAfter), micro(k.Created), micro(k.Revoked))
+			text(k.ID), text(k.Name), k.Digest[:], string(scopes), micro(k.NotAfter), micro(k.Created), micro(k.Revoked))
 		if err := oneRow(done, err, control.ErrConflict); err != nil {
 			return err
 		}
@@ -31,7 +33,7 @@ func (s *Store) CreateKey(ctx context.Context, k control.Key, e *audit.Event) er
 // RevokeKey implements control.Keys.
 func (s *Store) RevokeKey(ctx context.Context, id string, at time.Time, e *audit.Event) error {
 	return s.update(ctx, "revoke key "+id, func(tx *sql.Tx) error {
-		done, err := tx.ExecContext(ctx, `UPDATE api_key SET revoked = $1 WHERE id = $2 AND revoked = 0`, micro(at), id)
+		done, err := tx.ExecContext(ctx, `UPDATE api_key SET revoked = $1 WHERE id = $2 AND revoked = 0`, micro(at), text(id))
 		if err := oneRow(done, err, control.ErrNotFound); err != nil {
 			return err
 		}
@@ -56,7 +58,8 @@ func oneRow(done sql.Result, err, none error) error {
 
 // Keys implements control.Keys.
 func (s *Store) Keys(ctx context.Context) ([]control.Key, error) {
-	all, err := list(ctx, s.read, scanKey, `SELECT id, name, digest, scopes, not_after, created, revoked FROM api_key ORDER BY created, id`)
+	all, err := list(ctx, s.read, scanKey, `SELECT id, name, digest, scopes, not_after, created, revoked FROM api_key`)
+	slices.SortFunc(all, func(a, b control.Key) int { return cmp.Or(a.Created.Compare(b.Created), cmp.Compare(a.ID, b.ID)) })
 	return all, s.explain("list keys", err)
 }
 

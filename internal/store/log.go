@@ -6,6 +6,8 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"strconv"
+	"strings"
 
 	"github.com/parleymesh/parley/internal/audit"
 	"github.com/parleymesh/parley/internal/audit/collect"
@@ -94,23 +96,47 @@ func (s *Store) insert(ctx context.Context, tx *sql.Tx, entries []audit.Entry, c
 	if err := tx.QueryRowContext(ctx, `UPDATE arrival SET last = last + $1 WHERE id = 1 RETURNING last`, len(entries)).Scan(&last); err != nil {
 		return err
 	}
-	stmt, err := tx.PrepareContext(ctx, `INSERT INTO entry
-		(log, idx, position, leaf, body, event_id, time, action, outcome, caller, callee, trace_id, request_id)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)`)
-	if err != nil {
-		return err
-	}
-	defer stmt.Close()
-	position := last - int64(len(entries))
-	for i, n := range entries {
-		position++
-		c := cols[i]
-		if _, err := stmt.ExecContext(ctx, n.Log, int64(n.Index), position, n.Leaf[:], n.Body,
-			c.eventID, c.time, c.action, c.outcome, c.caller, c.callee, c.traceID, c.requestID); err != nil {
+	next := last - int64(len(entries)) + 1
+	for first := 0; first < len(entries); first += maxRows {
+		end := min(first+maxRows, len(entries))
+		if err := insertRows(ctx, tx, entries[first:end], cols[first:end], next+int64(first)); err != nil {
 			return err
 		}
 	}
 	return roll(ctx, tx, cols)
+}
+
+// maxRows bounds one statement. The order of arrival is locked meanwhile, and a
+// statement for each entry would be a way over the network and back for each; SQLite
+// looks each parameter up by name, and gets slower with more of them.
+const maxRows = 16
+
+const (
+	entryColumns = `(log, idx, position, leaf, body, event_id, time, action, outcome, caller, callee, trace_id, request_id)`
+	entryWidth   = 13
+)
+
+// insertRows adds entries at the positions from first on.
+func insertRows(ctx context.Context, tx *sql.Tx, entries []audit.Entry, cols []columns, first int64) error {
+	var query strings.Builder
+	query.WriteString(`INSERT INTO entry ` + entryColumns + ` VALUES`)
+	args := make([]any, 0, len(entries)*entryWidth)
+	for i, n := range entries {
+		c := cols[i]
+		args = append(args, n.Log, int64(n.Index), first+int64(i), n.Leaf[:], n.Body,
+			c.eventID, c.time, c.action, c.outcome, c.caller, c.callee, c.traceID, c.requestID)
+		separator := `, (`
+		if i == 0 {
+			separator = ` (`
+		}
+		for p := i*entryWidth + 1; p <= len(args); p++ {
+			query.WriteString(separator + `$` + strconv.Itoa(p))
+			separator = `, `
+		}
+		query.WriteString(`)`)
+	}
+	_, err := tx.ExecContext(ctx, query.String(), args...)
+	return err
 }
 
 // Cursor implements collect.Sink.
@@ -223,24 +249,24 @@ type columns struct {
 }
 
 func columnsOf(e *audit.Event) columns {
-	c := columns{found: found{eventID: e.ID, time: micro(e.Time), action: string(e.Action), outcome: string(e.Outcome), caller: partyName(e.Caller), callee: partyName(e.Callee)}}
+	c := columns{found: found{eventID: text(e.ID), time: micro(e.Time), action: text(string(e.Action)), outcome: text(string(e.Outcome)), caller: partyName(e.Caller), callee: partyName(e.Callee)}}
 	if e.Trace != nil {
-		c.traceID = e.Trace.TraceID
+		c.traceID = text(e.Trace.TraceID)
 	}
 	if e.Call != nil {
-		c.requestID = e.Call.RequestID
+		c.requestID = text(e.Call.RequestID)
 	}
 	c.edge, c.tally = edgeOf(e)
 	return c
 }
 
-// partyName is the service, or where only an identity is known, its name.
+// partyName is the service, or where only an identity is known, its name, as text.
 func partyName(p *audit.Party) string {
 	switch {
 	case p == nil:
 		return ""
 	case p.Service != "":
-		return p.Service
+		return text(p.Service)
 	}
-	return p.ID.Name()
+	return text(p.ID.Name())
 }

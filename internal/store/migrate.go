@@ -69,6 +69,9 @@ func (s *Store) apply(ctx context.Context, tx *sql.Tx, all []migration) error {
 	if err != nil {
 		return err
 	}
+	if done == 0 && s.cfg.Existing {
+		return gone(s.engine.String())
+	}
 	for _, m := range all[done:] {
 		if _, err := tx.ExecContext(ctx, m.text); err != nil {
 			return fmt.Errorf("%d_%s: %w", m.version, m.name, err)
@@ -98,11 +101,11 @@ func (s *Store) applied(ctx context.Context, tx *sql.Tx, all []migration) (int, 
 		}
 		if done >= len(all) {
 			return 0, fault.New(fault.StoreVersion, "use the parley that last ran here, or a newer one (parley version)",
-				"the database %s has schema %d, and this parley knows %d", s.cfg.Path, version, len(all))
+				"the database %s has schema %d, and this parley knows %d", s.engine, version, len(all))
 		}
 		if version != all[done].version || checksum != all[done].checksum {
 			return 0, fault.New(fault.StoreVersion, "use the parley that last ran here (parley version)",
-				"migration %d of the database %s is not this parley's", version, s.cfg.Path)
+				"migration %d of the database %s is not this parley's", version, s.engine)
 		}
 	}
 	return done, rows.Err()

@@ -36,7 +36,7 @@ func (s *Store) Apply(ctx context.Context, rev *control.Revision, expect int64, 
 		}
 		if _, err := tx.ExecContext(ctx, `INSERT INTO revision (number, applied, actor, message, name, text, digest, ports, rollback_of)
 			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)`,
-			number, micro(rev.Applied), rev.Actor, rev.Message, rev.Name, bytesOf(rev.Text), rev.Digest, ports, rev.RollbackOf); err != nil {
+			number, micro(rev.Applied), text(rev.Actor), text(rev.Message), text(rev.Name), bytesOf(rev.Text), rev.Digest, ports, rev.RollbackOf); err != nil {
 			return err
 		}
 		return s.record(ctx, tx, e)

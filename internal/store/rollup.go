@@ -1,9 +1,11 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"math"
+	"slices"
 	"strings"
 	"time"
 
@@ -33,13 +35,13 @@ func edgeOf(e *audit.Event) (at edge, t tally) {
 		at = edge{partyName(e.Caller), partyName(e.Callee)}
 	case e.Action == audit.Call && end == call.Edge:
 		// Whoever calls from outside is nobody of the mesh.
-		at = edge{"", strings.Replace(e.Call.Listener, "gateway.", "gateway/", 1)}
+		at = edge{"", text(strings.Replace(e.Call.Listener, "gateway.", "gateway/", 1))}
 	case e.Action == audit.Call && end == call.Outbound && failed(e) && e.UpstreamTLS == nil:
 		at, t.unsent = edge{partyName(e.Caller), partyName(e.Callee)}, 1
 	case e.Action == audit.ProcessRefused && end == call.Outbound:
 		// The caller of the event is the process, which is not the service.
 		service, _, _ := strings.Cut(e.Call.Listener, ".calls.")
-		at, t.unsent = edge{service, partyName(e.Callee)}, 1
+		at, t.unsent = edge{text(service), partyName(e.Callee)}, 1
 	default:
 		return edge{}, tally{}
 	}
@@ -120,7 +122,8 @@ func (s *Store) Edges(ctx context.Context, since time.Time) ([]api.EdgeStatus, e
 		}
 		return e, nil
 	}, `SELECT caller, callee, SUM(calls), SUM(refused), SUM(failed), SUM(plain), SUM(unsent), MAX(last) FROM edge_minute
-		WHERE minute >= $1 GROUP BY caller, callee ORDER BY caller, callee`, micro(since.Truncate(time.Minute)))
+		WHERE minute >= $1 GROUP BY caller, callee`, micro(since.Truncate(time.Minute)))
+	slices.SortFunc(all, func(a, b api.EdgeStatus) int { return cmp.Or(cmp.Compare(a.From, b.From), cmp.Compare(a.To, b.To)) })
 	return all, s.explain("count the edges", err)
 }
 

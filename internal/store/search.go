@@ -34,6 +34,9 @@ func (s *Store) Search(ctx context.Context, f control.Filter) ([]control.StoredE
 func conditions(f control.Filter) (string, []any) {
 	where, args := []string{"position > $1"}, []any{f.After}
 	add := func(column, op string, value any) {
+		if s, ok := value.(string); ok {
+			value = text(s)
+		}
 		args = append(args, value)
 		where = append(where, fmt.Sprintf("%s %s $%d", column, op, len(args)))
 	}
@@ -63,7 +66,7 @@ func conditions(f control.Filter) (string, []any) {
 // Event implements control.Events.
 func (s *Store) Event(ctx context.Context, id string) (*control.StoredEvent, error) {
 	doing := fmt.Sprintf("read event %q", id)
-	found, err := list(ctx, s.read, scanEntry, selectEntry+`WHERE event_id = $1 ORDER BY position LIMIT 1`, id)
+	found, err := list(ctx, s.read, scanEntry, selectEntry+`WHERE event_id = $1 ORDER BY position LIMIT 1`, text(id))
 	if err != nil {
 		return nil, s.explain(doing, err)
 	}

@@ -33,12 +33,48 @@ const (
 	codeShmSize  = 10 | 19<<8 // SQLITE_IOERR_SHMSIZE: no room for the WAL's index
 )
 
-// prepareFile makes the folder and the file, so that SQLite, which gives the
-// WAL and its index the mode of the database, makes none that others can read.
-func prepareFile(path string) error {
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return err
+// A sqliteFile is the engine of a database in one file.
+type sqliteFile struct {
+	path     string
+	existing bool
+}
+
+func (f *sqliteFile) String() string { return f.path }
+
+func (f *sqliteFile) open(ctx context.Context) (write, read *sql.DB, err error) {
+	if info, err := os.Lstat(f.path); f.existing && (errors.Is(err, fs.ErrNotExist) || err == nil && info.Mode().IsRegular() && info.Size() == 0) {
+		return nil, nil, gone(f.path)
 	}
+	if err := prepareFile(f.path); err != nil {
+		return nil, nil, err
+	}
+	// One connection: SQLite has one writer at a time.
+	if write, err = openPool(f.path, "_txlock=immediate", 1); err != nil {
+		return nil, nil, err
+	}
+	if err := quickCheck(ctx, write, f.path); err != nil {
+		return write, nil, err
+	}
+	read, err = openPool(f.path, "_pragma=query_only(1)", readers)
+	return write, read, err
+}
+
+// enter has nothing to ask: the lock of the file is this process's until it ends.
+func (f *sqliteFile) enter(context.Context, *sql.Tx) error { return nil }
+
+func (f *sqliteFile) hold(ctx context.Context) error {
+	<-ctx.Done()
+	return nil
+}
+
+func (f *sqliteFile) close() error { return nil }
+
+// again is never: there is one writer, and nobody that it could collide with.
+func (f *sqliteFile) again(error) bool { return false }
+
+// prepareFile makes the file, so that SQLite, which gives the WAL and its index the
+// mode of the database, makes none that others can read.
+func prepareFile(path string) error {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return err
@@ -46,12 +82,17 @@ func prepareFile(path string) error {
 	return f.Close()
 }
 
-// lockFile takes the database for this process. SQLite's own locks last for a
-// transaction; two servers on one file would each believe their memory.
+// lockFile takes the file, and the data directory that it is in, for this process.
+// SQLite's own locks last for a transaction; two servers on one file would each
+// believe their memory.
 func lockFile(path string) (*os.File, error) {
-	f, err := os.OpenFile(path+".lock", os.O_RDWR|os.O_CREATE, 0o600)
+	err := os.MkdirAll(filepath.Dir(path), 0o700)
+	var f *os.File
+	if err == nil {
+		f, err = os.OpenFile(path+".lock", os.O_RDWR|os.O_CREATE, 0o600)
+	}
 	if err != nil {
-		return nil, err
+		return nil, (&sqliteFile{path: path}).explain(err)
 	}
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		f.Close()
@@ -69,19 +110,11 @@ func unlockFile(f *os.File) error {
 	return errors.Join(unix.Flock(int(f.Fd()), unix.LOCK_UN), f.Close())
 }
 
-func openWriter(path string) (*sql.DB, error) {
-	db, err := sql.Open("sqlite", dsn(path, "_txlock=immediate"))
+func openPool(path, more string, size int) (*sql.DB, error) {
+	db, err := sql.Open("sqlite", dsn(path, more))
 	if err == nil {
-		db.SetMaxOpenConns(1)
-	}
-	return db, err
-}
-
-func openReaders(path string) (*sql.DB, error) {
-	db, err := sql.Open("sqlite", dsn(path, "_pragma=query_only(1)"))
-	if err == nil {
-		db.SetMaxOpenConns(readers)
-		db.SetMaxIdleConns(readers)
+		db.SetMaxOpenConns(size)
+		db.SetMaxIdleConns(size)
 	}
 	return db, err
 }
@@ -126,8 +159,9 @@ func corrupt(err error, path string) error {
 		"the database %s is damaged, or is no database", path)
 }
 
-// faultOf names what the database or the file system complains about.
-func faultOf(err error, path string) error {
+// explain names what the database or the file system complains about.
+func (f *sqliteFile) explain(err error) error {
+	path := f.path
 	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
 		return full(err, path)
 	}

@@ -9,10 +9,12 @@ package store
 
 import (
 	"context"
+	"crypto/rand"
 	"database/sql"
 	"errors"
 	"fmt"
 	"log/slog"
+	mathrand "math/rand/v2"
 	"os"
 	"time"
 
@@ -33,11 +35,19 @@ var (
 	_ collect.Sink      = (*Store)(nil)
 )
 
-// Config is what a Store needs; every field is required.
+// Config is what a Store needs: Path, URL or both, and every other field but
+// Existing.
 type Config struct {
-	// Path is the database file. It is made with mode 0600 where it is absent,
-	// and its folder with 0700.
+	// Path is the database file of SQLite. It is made with mode 0600 where it is
+	// absent, and its folder with 0700.
 	Path string
+	// URL is a database on a PostgreSQL server (see CheckURL), in place of the file.
+	// It may hold a password and is never printed. Where Path is set too, only its
+	// lock is made: a data directory has one server, whatever its database.
+	URL string
+	// Existing refuses to begin a new database where none is: something that
+	// belongs to it is there.
+	Existing bool
 	// Host is this machine's name: the beginning of the own log's name, and the
 	// host of events that name none.
 	Host   string
@@ -48,18 +58,27 @@ type Config struct {
 // A Store is an open database. It is safe for concurrent use. Times are kept in
 // microseconds and returned in UTC.
 type Store struct {
-	cfg   Config
-	lock  *os.File
-	write *sql.DB // one connection: SQLite has one writer at a time
-	read  *sql.DB
-	log   string // name of the server's own log
+	cfg    Config
+	engine engine
+	lock   *os.File // of Path
+	write  *sql.DB
+	read   *sql.DB
+	log    string // name of the server's own log
 }
 
 // Open opens or makes the database and brings it to this program's schema. The
 // errors that an operator can act on are StoreCorrupt, StoreVersion, StoreBusy,
-// StoreFull and StoreReadOnly.
+// StoreFull and StoreReadOnly, and of a URL also those of CheckURL, StoreUnreachable,
+// StoreRefused, StoreUntrusted and StoreUnfit.
 func Open(ctx context.Context, cfg Config) (*Store, error) {
-	s := &Store{cfg: cfg}
+	s := &Store{cfg: cfg, engine: &sqliteFile{path: cfg.Path, existing: cfg.Existing}}
+	if cfg.URL != "" {
+		at, err := parseURL(cfg.URL)
+		if err != nil {
+			return nil, err
+		}
+		s.engine = &postgres{target: at, clock: cfg.Clock, logger: cfg.Logger, holder: rand.Text(), who: describe(cfg.Host, cfg.Clock.Now())}
+	}
 	if err := s.open(ctx); err != nil {
 		return nil, errors.Join(s.explain("open", err), s.Close())
 	}
@@ -67,26 +86,33 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 }
 
 func (s *Store) open(ctx context.Context) (err error) {
-	if err := prepareFile(s.cfg.Path); err != nil {
-		return err
+	if s.cfg.Path != "" {
+		if s.lock, err = lockFile(s.cfg.Path); err != nil {
+			return err
+		}
 	}
-	if s.lock, err = lockFile(s.cfg.Path); err != nil {
-		return err
-	}
-	if s.write, err = openWriter(s.cfg.Path); err != nil {
-		return err
-	}
-	if err := quickCheck(ctx, s.write, s.cfg.Path); err != nil {
+	if s.write, s.read, err = s.engine.open(ctx); err != nil {
 		return err
 	}
 	if err := s.migrate(ctx); err != nil {
 		return err
 	}
-	if err := s.name(ctx); err != nil {
-		return err
+	return s.name(ctx)
+}
+
+// Hold keeps the database this process's until ctx ends, which every server has
+// to have running: a hold that is not kept up ends after seconds. Its error is
+// StoreBusy: another server has taken the database, since this one was cut off
+// from it or stood still, and every change is refused from then on.
+func (s *Store) Hold(ctx context.Context) error { return s.engine.hold(ctx) }
+
+// Unsafe is the reason that the URL gives for a connection without protection, ""
+// where it is protected.
+func (s *Store) Unsafe() string {
+	if p, ok := s.engine.(*postgres); ok {
+		return p.unsafe
 	}
-	s.read, err = openReaders(s.cfg.Path)
-	return err
+	return ""
 }
 
 // Close closes the database and lets go of it.
@@ -97,6 +123,7 @@ func (s *Store) Close() error {
 			errs = append(errs, db.Close())
 		}
 	}
+	errs = append(errs, s.engine.close())
 	if s.lock != nil {
 		errs = append(errs, unlockFile(s.lock))
 	}
@@ -106,18 +133,42 @@ func (s *Store) Close() error {
 // LogName is the name of the server's own log: minted once and kept.
 func (s *Store) LogName() string { return s.log }
 
-// update runs f in a transaction that is committed if f returns nil. An error
-// says what was being done.
+// maxTries bounds how often a transaction is begun.
+const maxTries = 10
+
+// update runs f in a transaction that is committed if f returns nil; where the
+// database asks for it, f runs again in another one. An error says what was being
+// done.
 func (s *Store) update(ctx context.Context, doing string, f func(tx *sql.Tx) error) error {
-	tx, err := s.write.BeginTx(ctx, nil)
+	for try := 1; ; try++ {
+		err := s.transact(ctx, f)
+		if err == nil || try == maxTries || !s.engine.again(err) {
+			return s.explain(doing, err)
+		}
+		if err := s.cfg.Clock.Sleep(ctx, mathrand.N(time.Duration(try)*10*time.Millisecond)); err != nil {
+			return s.explain(doing, err)
+		}
+	}
+}
+
+func (s *Store) transact(ctx context.Context, f func(tx *sql.Tx) error) error {
+	// Each statement sees what was committed before it, and a row that is changed
+	// stays this transaction's: what is written here counts on both.
+	tx, err := s.write.BeginTx(ctx, &sql.TxOptions{Isolation: sql.LevelReadCommitted})
 	if err != nil {
-		return s.explain(doing, err)
+		return err
 	}
 	defer tx.Rollback() // after Commit it does nothing
-	if err := f(tx); err != nil {
-		return s.explain(doing, err)
+	if err := s.engine.enter(ctx, tx); err != nil {
+		return err
 	}
-	return s.explain(doing, tx.Commit())
+	if err := f(tx); err != nil {
+		return err
+	}
+	if err := tx.Commit(); err != nil {
+		return unsure{err}
+	}
+	return nil
 }
 
 // LastTime is when the newest record of any kind was written, by the clock of
@@ -141,7 +192,7 @@ func (s *Store) CheckClock(ctx context.Context, now time.Time) error {
 	}
 	if behind := last.Sub(now); behind > maxBehind {
 		return fault.New(fault.ClockWrong, "set this machine's clock (timedatectl status), then start again",
-			"the clock says %s, and the newest record in %s is of %s", now.UTC().Format(time.RFC3339), s.cfg.Path, last.Format(time.RFC3339))
+			"the clock says %s, and the newest record in %s is of %s", now.UTC().Format(time.RFC3339), s.engine, last.Format(time.RFC3339))
 	}
 	return nil
 }
@@ -154,7 +205,7 @@ func (s *Store) explain(doing string, err error) error {
 	}
 	var known *fault.Fault
 	if !errors.As(err, &known) {
-		err = faultOf(err, s.cfg.Path)
+		err = s.engine.explain(err)
 	}
 	return fmt.Errorf("%s: %w", doing, err)
 }

@@ -2,9 +2,11 @@ package store
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"database/sql"
 	"fmt"
+	"slices"
 
 	"github.com/parleymesh/parley/internal/audit"
 	"github.com/parleymesh/parley/internal/control"
@@ -20,7 +22,7 @@ const verifyPage = 1000
 // one state of the database, whatever is written meanwhile.
 func (s *Store) VerifyLogs(ctx context.Context) ([]control.LogReport, error) {
 	const doing = "verify logs"
-	tx, err := s.read.BeginTx(ctx, &sql.TxOptions{ReadOnly: true})
+	tx, err := s.read.BeginTx(ctx, &sql.TxOptions{Isolation: sql.LevelRepeatableRead, ReadOnly: true})
 	if err != nil {
 		return nil, s.explain(doing, err)
 	}
@@ -33,10 +35,11 @@ func (s *Store) VerifyLogs(ctx context.Context) ([]control.LogReport, error) {
 		err = rows.Scan(&l.name, &l.size)
 		return l, err
 	},
-		`SELECT name, size FROM log UNION ALL SELECT DISTINCT log, 0 FROM entry WHERE log NOT IN (SELECT name FROM log) ORDER BY name`)
+		`SELECT name, size FROM log UNION ALL SELECT DISTINCT log, 0 FROM entry WHERE log NOT IN (SELECT name FROM log)`)
 	if err != nil {
 		return nil, s.explain(doing, err)
 	}
+	slices.SortFunc(logs, func(a, b log) int { return cmp.Compare(a.name, b.name) })
 	var reports []control.LogReport
 	for _, l := range logs {
 		v := &verifier{tx: tx, own: l.name == s.log, report: control.LogReport{Log: l.name, Size: uint64(l.size)}}

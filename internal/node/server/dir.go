@@ -19,28 +19,24 @@ const (
 )
 
 // checkDir makes the data directory, or refuses one of which a part is gone: a
-// new master key would open nothing of it, and a new database would begin a second
-// history under the same authority. Both are there before the authority is made,
-// so that no crash leaves a directory like that.
-func checkDir(dir string) error {
+// new master key would open nothing of it. Where it is existing, so must the
+// database be: a new one would begin a second history under the same authority.
+// Both are there before the authority is made, so that no crash leaves a directory
+// like that.
+func checkDir(dir string) (existing bool, err error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return dirUnusable(err, dir)
+		return false, dirUnusable(err, dir)
 	}
 	entries, err := os.ReadDir(filepath.Join(dir, authorityDir))
 	if err != nil || len(entries) == 0 {
-		return nil // nothing was made yet; what cannot be read is named by who opens it
+		return false, nil // nothing was made yet; what cannot be read is named by who opens it
 	}
 	master := filepath.Join(dir, masterFile)
 	if _, err := os.Lstat(master); errors.Is(err, fs.ErrNotExist) {
-		return fault.New(fault.KeyUnreadable, "restore "+master+" from the backup, or start over with another data directory",
+		return true, fault.New(fault.KeyUnreadable, "restore "+master+" from the backup, or start over with another data directory",
 			"the master key %s is gone, and what it sealed is there", master)
 	}
-	database := filepath.Join(dir, databaseFile)
-	if info, err := os.Lstat(database); errors.Is(err, fs.ErrNotExist) || err == nil && info.Mode().IsRegular() && info.Size() == 0 {
-		return fault.New(fault.StoreCorrupt, "restore "+database+" from the backup, or start over with another data directory",
-			"the database %s is gone, and the authority that it belongs to is there", database)
-	}
-	return nil
+	return true, nil
 }
 
 // Domain is the realm of the data directory dir: the one that its authority has, or

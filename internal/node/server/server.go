@@ -28,13 +28,16 @@ import (
 	"github.com/parleymesh/parley/internal/store"
 )
 
-// Config is what a server is started with. Every field is required.
+// Config is what a server is started with. Every field but Store is required.
 type Config struct {
 	// Host names this machine in events.
 	Host string
 	// Dir holds the database, the master key and the sealed CA keys. It is
 	// created with mode 0700.
 	Dir string
+	// Store is the URL of a database on PostgreSQL (see store.CheckURL) in place of
+	// the one in Dir. It may hold a password and is never printed.
+	Store string
 	// TrustDomain is the realm; a data directory serves one for ever.
 	TrustDomain identity.TrustDomain
 	// Version is the program's.
@@ -57,10 +60,11 @@ type Server struct {
 // Open opens the data directory, makes what is missing in it, and refuses what
 // is damaged, unreadable, or newer than this machine's clock.
 func Open(ctx context.Context, cfg Config) (*Server, error) {
-	if err := checkDir(cfg.Dir); err != nil {
+	existing, err := checkDir(cfg.Dir)
+	if err != nil {
 		return nil, err
 	}
-	st, err := store.Open(ctx, store.Config{Path: filepath.Join(cfg.Dir, databaseFile), Clock: cfg.Clock, Logger: cfg.Logger, Host: cfg.Host})
+	st, err := store.Open(ctx, store.Config{Path: filepath.Join(cfg.Dir, databaseFile), URL: cfg.Store, Existing: existing, Clock: cfg.Clock, Logger: cfg.Logger, Host: cfg.Host})
 	if err != nil {
 		return nil, err
 	}
@@ -102,8 +106,17 @@ func (s *Server) open(ctx context.Context) error {
 // Started records that the server runs, once everything that could refuse has
 // been opened: a start that failed was none.
 func (s *Server) Started(ctx context.Context) error {
-	return s.store.Log(ctx, s.event(audit.ServerStarted))
+	e := s.event(audit.ServerStarted)
+	if reason := s.store.Unsafe(); reason != "" {
+		e.Message = "the connection to the database is not protected: " + reason
+	}
+	return s.store.Log(ctx, e)
 }
+
+// Hold keeps the store this server's until ctx ends; it has to run as long as the
+// server does. It fails where another server took the store, and then this one has
+// to end.
+func (s *Server) Hold(ctx context.Context) error { return s.store.Hold(ctx) }
 
 // Store is the server's store, for the admin API and the collector.
 func (s *Server) Store() *store.Store { return s.store }

@@ -1,4 +1,4 @@
-package store_test
+package xtest
 
 import (
 	"errors"
@@ -15,8 +15,8 @@ import (
 	"github.com/parleymesh/parley/internal/identity"
 )
 
-func testOwnLog(t *testing.T, fresh func(testing.TB, clock.Clock) opener) {
-	s := open(t, fresh(t, &at{now: noon}))
+func testOwnLog(t *testing.T, db Database) {
+	s := db.open(t, &at{now: noon})
 	if !strings.HasPrefix(s.LogName(), "host1-server-") {
 		t.Errorf("the log is called %q", s.LogName())
 	}
@@ -61,9 +61,9 @@ func testOwnLog(t *testing.T, fresh func(testing.TB, clock.Clock) opener) {
 }
 
 // An event that cannot be encoded fails the change that it is for.
-func testFailedChangeLeavesNothing(t *testing.T, fresh func(testing.TB, clock.Clock) opener) {
-	s := open(t, fresh(t, clock.System{}))
-	bad := event(audit.ConfigApplied)
+func testFailedChangeLeavesNothing(t *testing.T, db Database) {
+	s := db.open(t, clock.System{})
+	bad := Event(audit.ConfigApplied)
 	bad.Time = time.Date(12026, 1, 1, 0, 0, 0, 0, time.UTC)
 	if err := s.Apply(t.Context(), revision("x"), 0, bad); !errors.Is(err, audit.ErrTime) {
 		t.Errorf("Apply: %v", err)
@@ -77,17 +77,17 @@ func testFailedChangeLeavesNothing(t *testing.T, fresh func(testing.TB, clock.Cl
 	if keys, err := s.Keys(t.Context()); err != nil || len(keys) != 0 {
 		t.Errorf("Keys: %v, %v", keys, err)
 	}
-	if err := s.Apply(t.Context(), revision("x"), 0, event(audit.ConfigApplied)); err != nil {
+	if err := s.Apply(t.Context(), revision("x"), 0, Event(audit.ConfigApplied)); err != nil {
 		t.Error(err)
 	}
-	if n := mustVerify(t, s)[s.LogName()]; n != 1 {
+	if n := Verified(t, s)[s.LogName()]; n != 1 {
 		t.Errorf("%d events, want 1", n)
 	}
 }
 
-func testCollect(t *testing.T, fresh func(testing.TB, clock.Clock) opener) {
-	s := open(t, fresh(t, clock.System{}))
-	all, other := entries(t, "agent-1", 0, 50), entries(t, "agent-2", 0, 3)
+func testCollect(t *testing.T, db Database) {
+	s := db.open(t, clock.System{})
+	all, other := Entries(t, "agent-1", 0, 50), Entries(t, "agent-2", 0, 3)
 	cursor := func(log string, want uint64) {
 		t.Helper()
 		if n, err := s.Cursor(t.Context(), log); err != nil || n != want {
@@ -129,18 +129,18 @@ func testCollect(t *testing.T, fresh func(testing.TB, clock.Clock) opener) {
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("-want +got\n%s", diff)
 	}
-	sizes := mustVerify(t, s)
+	sizes := Verified(t, s)
 	if diff := cmp.Diff(map[string]uint64{"agent-1": 50, "agent-2": 3, s.LogName(): 0}, sizes); diff != "" {
 		t.Errorf("sizes:\n%s", diff)
 	}
 }
 
-func testCollectRefuses(t *testing.T, fresh func(testing.TB, clock.Clock) opener) {
-	s := open(t, fresh(t, clock.System{}))
-	if err := s.Collect(t.Context(), "agent", entries(t, "agent", 0, 3)); err != nil {
+func testCollectRefuses(t *testing.T, db Database) {
+	s := db.open(t, clock.System{})
+	if err := s.Collect(t.Context(), "agent", Entries(t, "agent", 0, 3)); err != nil {
 		t.Fatal(err)
 	}
-	batch := func(change func([]audit.Entry) []audit.Entry) []audit.Entry { return change(entries(t, "agent", 3, 4)) }
+	batch := func(change func([]audit.Entry) []audit.Entry) []audit.Entry { return change(Entries(t, "agent", 3, 4)) }
 	garbage := func(body string) []audit.Entry {
 		return batch(func(b []audit.Entry) []audit.Entry {
 			b[3].Body, b[3].Leaf = []byte(body), audit.LeafHash([]byte(body))
@@ -152,22 +152,22 @@ func testCollectRefuses(t *testing.T, fresh func(testing.TB, clock.Clock) opener
 		batch []audit.Entry
 		want  error
 	}{
-		"hole before":       {"agent", entries(t, "agent", 4, 2), collect.ErrHole},
-		"new log from 1":    {"fresh", entries(t, "fresh", 1, 2), collect.ErrHole},
+		"hole before":       {"agent", Entries(t, "agent", 4, 2), collect.ErrHole},
+		"new log from 1":    {"fresh", Entries(t, "fresh", 1, 2), collect.ErrHole},
 		"hole within":       {"agent", batch(func(b []audit.Entry) []audit.Entry { return append(b[:1], b[2:]...) }), collect.ErrHole},
 		"twice within":      {"agent", batch(func(b []audit.Entry) []audit.Entry { return append(b[:1], b...) }), collect.ErrHole},
 		"huge index":        {"agent", batch(func(b []audit.Entry) []audit.Entry { b[0].Index = 1<<64 - 1; return b[:1] }), collect.ErrHole},
 		"wrong leaf":        {"agent", batch(func(b []audit.Entry) []audit.Entry { b[3].Leaf[7] ^= 1; return b }), collect.ErrLeaf},
 		"changed body":      {"agent", batch(func(b []audit.Entry) []audit.Entry { b[3].Body[9] ^= 1; return b }), collect.ErrLeaf},
 		"other log's":       {"agent", batch(func(b []audit.Entry) []audit.Entry { b[3].Log = "x"; return b }), collect.ErrName},
-		"the server's own":  {s.LogName(), entries(t, s.LogName(), 0, 1), collect.ErrName},
-		"no name":           {"", entries(t, "", 0, 1), collect.ErrName},
-		"malformed name":    {"a b", entries(t, "a b", 0, 1), collect.ErrName},
+		"the server's own":  {s.LogName(), Entries(t, s.LogName(), 0, 1), collect.ErrName},
+		"no name":           {"", Entries(t, "", 0, 1), collect.ErrName},
+		"malformed name":    {"a b", Entries(t, "a b", 0, 1), collect.ErrName},
 		"no event":          {"agent", garbage("hello"), audit.ErrCanonical},
 		"later schema":      {"agent", garbage(`{"schema":2}`), audit.ErrSchema},
 		"too long":          {"agent", garbage(strings.Repeat(" ", audit.MaxEvent+1)), audit.ErrTooLong},
-		"another past":      {"agent", []audit.Entry{entry(t, "agent", 1, event(audit.Finding))}, collect.ErrFork},
-		"past and new":      {"agent", append([]audit.Entry{entry(t, "agent", 2, event(audit.Finding))}, entries(t, "agent", 3, 1)...), collect.ErrFork},
+		"another past":      {"agent", []audit.Entry{Entry(t, "agent", 1, Event(audit.Finding))}, collect.ErrFork},
+		"past and new":      {"agent", append([]audit.Entry{Entry(t, "agent", 2, Event(audit.Finding))}, Entries(t, "agent", 3, 1)...), collect.ErrFork},
 		"canonical but not": {"agent", garbage(` {"schema":1}`), audit.ErrCanonical},
 	}
 	for name, tt := range tests {
@@ -180,48 +180,27 @@ func testCollectRefuses(t *testing.T, fresh func(testing.TB, clock.Clock) opener
 			}
 		})
 	}
-	if sizes := mustVerify(t, s); len(sizes) != 2 {
+	if sizes := Verified(t, s); len(sizes) != 2 {
 		t.Errorf("a refused batch left a log: %v", sizes)
 	}
 }
 
 // Several deliverers of one log, as after a reconnection: all succeed, each
 // entry is there once.
-func testRacedCollect(t *testing.T, fresh func(testing.TB, clock.Clock) opener) {
-	s := open(t, fresh(t, clock.System{}))
-	all := entries(t, "agent", 0, 40)
+func testRacedCollect(t *testing.T, db Database) {
+	s := db.open(t, clock.System{})
+	all := Entries(t, "agent", 0, 40)
 	if won := race(t, nil, func(i int) error { return s.Collect(t.Context(), "agent", all[:20+i%20]) }); won != 50 {
 		t.Errorf("%d of 50 succeeded", won)
 	}
-	if n := mustVerify(t, s)["agent"]; n != 39 {
+	if n := Verified(t, s)["agent"]; n != 39 {
 		t.Errorf("%d entries, want 39", n)
 	}
 }
 
-func testSearch(t *testing.T, fresh func(testing.TB, clock.Clock) opener) {
-	s := open(t, fresh(t, clock.System{}))
-	orders, err := identity.ParseID("spiffe://shop.example/orders")
-	if err != nil {
-		t.Fatal(err)
-	}
-	e := func(i int, change func(*audit.Event)) audit.Entry {
-		v := &audit.Event{ID: fmt.Sprint("e", i), Time: noon.Add(time.Duration(i) * time.Second), Class: audit.Access, Action: audit.Call, Outcome: audit.Allowed}
-		change(v)
-		return entry(t, "agent", i, v)
-	}
-	call := func(from, to string) func(*audit.Event) {
-		return func(v *audit.Event) {
-			v.Caller, v.Callee = &audit.Party{Service: from}, &audit.Party{Service: to}
-		}
-	}
-	batch := []audit.Entry{
-		e(0, call("web", "orders")),
-		e(1, func(v *audit.Event) { call("web", "db")(v); v.Outcome = audit.Denied }),
-		e(2, func(v *audit.Event) { v.Caller = &audit.Party{ID: orders}; v.Trace = &audit.Trace{TraceID: "t1"} }),
-		e(3, func(v *audit.Event) { v.Call = &audit.CallFacts{RequestID: "r1"} }),
-		e(4, func(v *audit.Event) { v.Action = audit.ProcessRefused }),
-		e(5, call("web", "orders")),
-	}
+func testSearch(t *testing.T, db Database) {
+	s := db.open(t, clock.System{})
+	batch := searched(t)
 	if err := s.Collect(t.Context(), "agent", batch); err != nil {
 		t.Fatal(err)
 	}
@@ -282,8 +261,35 @@ func testSearch(t *testing.T, fresh func(testing.TB, clock.Clock) opener) {
 	}
 }
 
+// searched are the events e0 to e5.
+func searched(t testing.TB) []audit.Entry {
+	t.Helper()
+	orders, err := identity.ParseID("spiffe://shop.example/orders")
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := func(i int, change func(*audit.Event)) audit.Entry {
+		v := &audit.Event{ID: fmt.Sprint("e", i), Time: noon.Add(time.Duration(i) * time.Second), Class: audit.Access, Action: audit.Call, Outcome: audit.Allowed}
+		change(v)
+		return Entry(t, "agent", i, v)
+	}
+	call := func(from, to string) func(*audit.Event) {
+		return func(v *audit.Event) {
+			v.Caller, v.Callee = &audit.Party{Service: from}, &audit.Party{Service: to}
+		}
+	}
+	return []audit.Entry{
+		e(0, call("web", "orders")),
+		e(1, func(v *audit.Event) { call("web", "db")(v); v.Outcome = audit.Denied }),
+		e(2, func(v *audit.Event) { v.Caller = &audit.Party{ID: orders}; v.Trace = &audit.Trace{TraceID: "t1"} }),
+		e(3, func(v *audit.Event) { v.Call = &audit.CallFacts{RequestID: "r1"} }),
+		e(4, func(v *audit.Event) { v.Action = audit.ProcessRefused }),
+		e(5, call("web", "orders")),
+	}
+}
+
 // Whoever changes the database by hand is found out, and where.
-func testVerifyFinds(t *testing.T, fresh func(testing.TB, clock.Clock) opener) {
+func testVerifyFinds(t *testing.T, db Database) {
 	for name, tt := range map[string]struct {
 		statement string // $1 is the own log
 		own       bool   // the fault is in the own log, else in "agent"
@@ -305,24 +311,25 @@ func testVerifyFinds(t *testing.T, fresh func(testing.TB, clock.Clock) opener) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			s := open(t, fresh(t, clock.System{}))
+			p := db(t)
+			s := Open(t, p, clock.System{})
 			n := 10
 			if strings.Contains(tt.statement, "idx = 10") { // behind the first page
 				n = 1100
 			}
-			if err := s.Collect(t.Context(), "agent", entries(t, "agent", 0, n)); err != nil {
+			if err := s.Collect(t.Context(), "agent", Entries(t, "agent", 0, n)); err != nil {
 				t.Fatal(err)
 			}
 			for range 5 {
-				if err := s.Log(t.Context(), event(audit.ServerStarted)); err != nil {
+				if err := s.Log(t.Context(), Event(audit.ServerStarted)); err != nil {
 					t.Fatal(err)
 				}
 			}
-			mustVerify(t, s)
+			Verified(t, s)
 			if strings.Contains(tt.statement, "$1") {
-				s.Exec(t, tt.statement, s.LogName())
+				p.Exec(t, tt.statement, s.LogName())
 			} else {
-				s.Exec(t, tt.statement)
+				p.Exec(t, tt.statement)
 			}
 			reports, err := s.VerifyLogs(t.Context())
 			if err != nil {

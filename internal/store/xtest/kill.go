@@ -1,41 +1,47 @@
-package store_test
+package xtest
 
 import (
 	"bufio"
 	"context"
 	"fmt"
-	"log/slog"
 	"math/rand/v2"
 	"os"
 	"os/exec"
-	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/parleymesh/parley/internal/audit"
 	"github.com/parleymesh/parley/internal/clock"
 	"github.com/parleymesh/parley/internal/control"
-	"github.com/parleymesh/parley/internal/store"
 )
 
-// childPath names the database of a child of TestKilledServerLosesNothing.
-const childPath = "PARLEY_TEST_STORE_CHILD"
+// childPlace names the database of a child of testKilled.
+const childPlace = "PARLEY_TEST_STORE_CHILD"
 
-func TestMain(m *testing.M) {
-	if path := os.Getenv(childPath); path != "" {
-		if err := child(path); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
-		}
-		return
+// IsChild says that Main would run no tests.
+func IsChild() bool { return os.Getenv(childPlace) != "" }
+
+// Main runs the tests of a package that runs the suite, whose children it is too.
+// TestMain calls it.
+func Main(m *testing.M) int {
+	place := os.Getenv(childPlace)
+	if place == "" {
+		return m.Run()
 	}
-	os.Exit(m.Run())
+	fmt.Fprintln(os.Stderr, child(place))
+	return 1
 }
 
-// child changes the database and says so on its output, until it is killed.
-func child(path string) error {
+// child changes the database and says so on its output, until it is killed. Its
+// error is why it could not.
+func child(place string) error {
 	ctx := context.Background()
-	s, err := store.Open(ctx, store.Config{Path: path, Host: "host1", Clock: clock.System{}, Logger: slog.New(slog.DiscardHandler)})
+	p := Place{Path: place}
+	if strings.HasPrefix(place, "postgres:") {
+		p = Place{URL: place}
+	}
+	s, err := p.Open(ctx, clock.System{})
 	if err != nil {
 		return err
 	}
@@ -52,13 +58,13 @@ func child(path string) error {
 	}
 }
 
-func TestKilledServerLosesNothing(t *testing.T) {
-	t.Parallel()
-	path := filepath.Join(t.TempDir(), "parley.db")
+// A server that is killed loses nothing that it acknowledged.
+func testKilled(t *testing.T, db Database) {
+	p := db(t)
 	var acknowledged []string
 	for range 5 {
 		cmd := exec.Command(os.Args[0])
-		cmd.Env = append(os.Environ(), childPath+"="+path)
+		cmd.Env = append(os.Environ(), childPlace+"="+p.Path+p.URL)
 		cmd.Stderr = os.Stderr
 		out, err := cmd.StdoutPipe()
 		if err != nil {
@@ -80,8 +86,8 @@ func TestKilledServerLosesNothing(t *testing.T) {
 			t.Fatalf("the child was not killed: %v", err)
 		}
 	}
-	s := open(t, func() (*store.Store, error) { return store.Open(t.Context(), config(path, clock.System{})) })
-	events := mustVerify(t, s)[s.LogName()]
+	s := Open(t, p, clock.System{})
+	events := Verified(t, s)[s.LogName()]
 	head, err := s.Head(t.Context())
 	if err != nil {
 		t.Fatal(err)

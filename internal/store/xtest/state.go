@@ -1,4 +1,4 @@
-package store_test
+package xtest
 
 import (
 	"errors"
@@ -21,13 +21,13 @@ import (
 
 func revision(text string) *control.Revision {
 	return &control.Revision{
-		Applied: noon, Actor: "root", Message: "why", Name: "parley.yaml", Text: []byte(text), Digest: "d-" + text,
+		Applied: noon, Actor: "root", Message: "why", Name: "parley.yaml", Text: []byte(text), Digest: fmt.Sprintf("%x", text),
 		Ports: mesh.Ports{{From: "web", To: "orders"}: 15001, {From: "orders", To: "db"}: 15002}, RollbackOf: 7,
 	}
 }
 
-func testRevisions(t *testing.T, fresh func(testing.TB, clock.Clock) opener) {
-	s := open(t, fresh(t, clock.System{}))
+func testRevisions(t *testing.T, db Database) {
+	s := db.open(t, clock.System{})
 	if _, err := s.Head(t.Context()); !errors.Is(err, control.ErrNotFound) {
 		t.Errorf("Head of nothing: %v", err)
 	}
@@ -37,7 +37,7 @@ func testRevisions(t *testing.T, fresh func(testing.TB, clock.Clock) opener) {
 		if i == 3 {
 			r.Text, r.Ports = []byte{}, mesh.Ports{}
 		}
-		if err := s.Apply(t.Context(), r, int64(i), event(audit.ConfigApplied)); err != nil {
+		if err := s.Apply(t.Context(), r, int64(i), Event(audit.ConfigApplied)); err != nil {
 			t.Fatal(err)
 		}
 		if r.Number != int64(i+1) {
@@ -47,7 +47,7 @@ func testRevisions(t *testing.T, fresh func(testing.TB, clock.Clock) opener) {
 	}
 	for _, stale := range []int64{0, 4, 6, -1} {
 		r := revision("stale")
-		if err := s.Apply(t.Context(), r, stale, event(audit.ConfigApplied)); !errors.Is(err, control.ErrConflict) || r.Number != 0 {
+		if err := s.Apply(t.Context(), r, stale, Event(audit.ConfigApplied)); !errors.Is(err, control.ErrConflict) || r.Number != 0 {
 			t.Errorf("Apply on %d: %v, number %d", stale, err, r.Number)
 		}
 	}
@@ -72,7 +72,7 @@ func testRevisions(t *testing.T, fresh func(testing.TB, clock.Clock) opener) {
 			t.Errorf("Revisions(%d, %d) (%v):\n%s", page.before, page.limit, err, diff)
 		}
 	}
-	if n := mustVerify(t, s)[s.LogName()]; n != 5 {
+	if n := Verified(t, s)[s.LogName()]; n != 5 {
 		t.Errorf("%d events, want 5: one for each change that was made", n)
 	}
 }
@@ -100,16 +100,16 @@ func race(t *testing.T, want error, f func(i int) error) int {
 	return int(won.Load())
 }
 
-func testRacedApply(t *testing.T, fresh func(testing.TB, clock.Clock) opener) {
-	s := open(t, fresh(t, clock.System{}))
+func testRacedApply(t *testing.T, db Database) {
+	s := db.open(t, clock.System{})
 	for round := range int64(3) {
 		if won := race(t, control.ErrConflict, func(i int) error {
-			return s.Apply(t.Context(), revision(fmt.Sprint(i)), round, event(audit.ConfigApplied))
+			return s.Apply(t.Context(), revision(fmt.Sprint(i)), round, Event(audit.ConfigApplied))
 		}); won != 1 {
 			t.Errorf("%d of 50 were accepted, want 1", won)
 		}
 	}
-	if n := mustVerify(t, s)[s.LogName()]; n != 3 {
+	if n := Verified(t, s)[s.LogName()]; n != 3 {
 		t.Errorf("%d events, want 3", n)
 	}
 }
@@ -121,24 +121,24 @@ func key(id string) control.Key {
 	}
 }
 
-func testKeys(t *testing.T, fresh func(testing.TB, clock.Clock) opener) {
-	s := open(t, fresh(t, clock.System{}))
+func testKeys(t *testing.T, db Database) {
+	s := db.open(t, clock.System{})
 	a, b, c := key("a"), key("b"), key("c")
 	b.Created, b.NotAfter, b.Scopes = noon.Add(-time.Hour), time.Time{}, nil
 	for _, k := range []control.Key{c, a, b} {
-		if err := s.CreateKey(t.Context(), k, event(audit.KeyCreated)); err != nil {
+		if err := s.CreateKey(t.Context(), k, Event(audit.KeyCreated)); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := s.CreateKey(t.Context(), a, event(audit.KeyCreated)); !errors.Is(err, control.ErrConflict) {
+	if err := s.CreateKey(t.Context(), a, Event(audit.KeyCreated)); !errors.Is(err, control.ErrConflict) {
 		t.Errorf("the same key again: %v", err)
 	}
 	a.Revoked = noon.Add(time.Minute)
-	if err := s.RevokeKey(t.Context(), "a", a.Revoked, event(audit.KeyRevoked)); err != nil {
+	if err := s.RevokeKey(t.Context(), "a", a.Revoked, Event(audit.KeyRevoked)); err != nil {
 		t.Error(err)
 	}
 	for _, id := range []string{"a", "z", ""} {
-		if err := s.RevokeKey(t.Context(), id, noon, event(audit.KeyRevoked)); !errors.Is(err, control.ErrNotFound) {
+		if err := s.RevokeKey(t.Context(), id, noon, Event(audit.KeyRevoked)); !errors.Is(err, control.ErrNotFound) {
 			t.Errorf("RevokeKey(%q): %v", id, err)
 		}
 	}
@@ -146,28 +146,28 @@ func testKeys(t *testing.T, fresh func(testing.TB, clock.Clock) opener) {
 	if diff := cmp.Diff([]control.Key{b, a, c}, got); err != nil || diff != "" {
 		t.Errorf("Keys (%v):\n%s", err, diff)
 	}
-	if n := mustVerify(t, s)[s.LogName()]; n != 4 {
+	if n := Verified(t, s)[s.LogName()]; n != 4 {
 		t.Errorf("%d events, want 4", n)
 	}
 }
 
-func testRacedRevoke(t *testing.T, fresh func(testing.TB, clock.Clock) opener) {
-	s := open(t, fresh(t, clock.System{}))
-	if err := s.CreateKey(t.Context(), key("k"), event(audit.KeyCreated)); err != nil {
+func testRacedRevoke(t *testing.T, db Database) {
+	s := db.open(t, clock.System{})
+	if err := s.CreateKey(t.Context(), key("k"), Event(audit.KeyCreated)); err != nil {
 		t.Fatal(err)
 	}
 	if won := race(t, control.ErrNotFound, func(int) error {
-		return s.RevokeKey(t.Context(), "k", noon, event(audit.KeyRevoked))
+		return s.RevokeKey(t.Context(), "k", noon, Event(audit.KeyRevoked))
 	}); won != 1 {
 		t.Errorf("%d of 50 revoked it, want 1", won)
 	}
-	if n := mustVerify(t, s)[s.LogName()]; n != 2 {
+	if n := Verified(t, s)[s.LogName()]; n != 2 {
 		t.Errorf("%d events, want 2", n)
 	}
 }
 
-func testCertificates(t *testing.T, fresh func(testing.TB, clock.Clock) opener) {
-	s := open(t, fresh(t, clock.System{}))
+func testCertificates(t *testing.T, db Database) {
+	s := db.open(t, clock.System{})
 	id, err := identity.ParseID("spiffe://shop.example/web")
 	if err != nil {
 		t.Fatal(err)
@@ -178,42 +178,42 @@ func testCertificates(t *testing.T, fresh func(testing.TB, clock.Clock) opener) 
 	live, ended, other := record("01", time.Hour), record("02", -time.Second), record("03", 2*time.Hour)
 	other.Kind, other.NotBefore = enrol.KindJWT, noon
 	for _, r := range []enrol.Record{other, live, ended} {
-		if err := s.Issue(t.Context(), r, event(audit.SVIDIssued)); err != nil {
+		if err := s.Issue(t.Context(), r, Event(audit.SVIDIssued)); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := s.Issue(t.Context(), live, event(audit.SVIDIssued)); !errors.Is(err, control.ErrConflict) {
+	if err := s.Issue(t.Context(), live, Event(audit.SVIDIssued)); !errors.Is(err, control.ErrConflict) {
 		t.Errorf("the same serial again: %v", err)
 	}
-	if err := s.Refused(t.Context(), event(audit.IssueRefused)); err != nil {
+	if err := s.Refused(t.Context(), Event(audit.IssueRefused)); err != nil {
 		t.Error(err)
 	}
 	got, err := s.Certificates(t.Context(), noon)
 	if diff := cmp.Diff([]enrol.Record{live, other}, got, cmp.AllowUnexported(identity.ID{})); err != nil || diff != "" {
 		t.Errorf("Certificates (%v):\n%s", err, diff)
 	}
-	if n := mustVerify(t, s)[s.LogName()]; n != 4 {
+	if n := Verified(t, s)[s.LogName()]; n != 4 {
 		t.Errorf("%d events, want 4", n)
 	}
 }
 
-func testClock(t *testing.T, fresh func(testing.TB, clock.Clock) opener) {
+func testClock(t *testing.T, db Database) {
 	clk := &at{now: noon}
-	s := open(t, fresh(t, clk))
+	s := db.open(t, clk)
 	if last, err := s.LastTime(t.Context()); err != nil || !last.IsZero() {
 		t.Errorf("LastTime of nothing: %v, %v", last, err)
 	}
 	if err := s.CheckClock(t.Context(), time.Unix(0, 0)); err != nil {
 		t.Errorf("nothing to compare with: %v", err)
 	}
-	if err := s.Log(t.Context(), event(audit.ServerStarted)); err != nil {
+	if err := s.Log(t.Context(), Event(audit.ServerStarted)); err != nil {
 		t.Fatal(err)
 	}
 	clk.set(noon.Add(time.Hour))
 	// An agent whose clock runs years ahead says nothing about the server's.
-	wrong := event(audit.Call)
+	wrong := Event(audit.Call)
 	wrong.Time = noon.AddDate(9, 0, 0)
-	if err := s.Collect(t.Context(), "agent", []audit.Entry{entry(t, "agent", 0, wrong)}); err != nil {
+	if err := s.Collect(t.Context(), "agent", []audit.Entry{Entry(t, "agent", 0, wrong)}); err != nil {
 		t.Fatal(err)
 	}
 	last, err := s.LastTime(t.Context())
@@ -225,32 +225,32 @@ func testClock(t *testing.T, fresh func(testing.TB, clock.Clock) opener) {
 			t.Errorf("%v from the newest record: %v", ok, err)
 		}
 	}
-	wantCode(t, s.CheckClock(t.Context(), last.Add(-5*time.Minute-time.Microsecond)), "PAR-2004")
+	WantCode(t, s.CheckClock(t.Context(), last.Add(-5*time.Minute-time.Microsecond)), "PAR-2004")
 }
 
-func testReopen(t *testing.T, fresh func(testing.TB, clock.Clock) opener) {
-	o := fresh(t, clock.System{})
-	s, err := o()
+func testReopen(t *testing.T, db Database) {
+	p := db(t)
+	s, err := p.Open(t.Context(), clock.System{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	name := s.LogName()
 	for i := range int64(3) {
-		if err := s.Apply(t.Context(), revision("x"), i, event(audit.ConfigApplied)); err != nil {
+		if err := s.Apply(t.Context(), revision("x"), i, Event(audit.ConfigApplied)); err != nil {
 			t.Fatal(err)
 		}
 	}
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
-	s = open(t, o)
+	s = Open(t, p, clock.System{})
 	if s.LogName() != name {
 		t.Errorf("the log is called %s, and was %s", s.LogName(), name)
 	}
-	if err := s.Apply(t.Context(), revision("y"), 3, event(audit.ConfigApplied)); err != nil {
+	if err := s.Apply(t.Context(), revision("y"), 3, Event(audit.ConfigApplied)); err != nil {
 		t.Error(err)
 	}
-	if n := mustVerify(t, s)[name]; n != 4 {
+	if n := Verified(t, s)[name]; n != 4 {
 		t.Errorf("%d events, want 4", n)
 	}
 }

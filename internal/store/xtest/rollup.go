@@ -1,16 +1,13 @@
-package store_test
+package xtest
 
 import (
-	"context"
 	"fmt"
 	"math"
-	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/parleymesh/parley/internal/audit"
-	"github.com/parleymesh/parley/internal/clock"
 	"github.com/parleymesh/parley/internal/control/api"
 	"github.com/parleymesh/parley/internal/store"
 )
@@ -26,7 +23,7 @@ func feed(t testing.TB, s *store.Store, log string, events ...*audit.Event) {
 	for i, e := range events {
 		index := int(next) + i
 		e.ID, e.Class = fmt.Sprintf("%s-%d", log, index), audit.Access
-		all[i] = entry(t, log, index, e)
+		all[i] = Entry(t, log, index, e)
 	}
 	if err := s.Collect(t.Context(), log, all); err != nil {
 		t.Fatal(err)
@@ -56,8 +53,8 @@ func stranger(from, to string, at time.Time) *audit.Event {
 
 func plainly(e *audit.Event) *audit.Event { e.TLS = nil; return e }
 
-func testEdges(t *testing.T, fresh func(testing.TB, clock.Clock) opener) {
-	s := open(t, fresh(t, &at{now: noon}))
+func testEdges(t *testing.T, db Database) {
+	s := db.open(t, &at{now: noon})
 	minute := noon.Truncate(time.Minute)
 	edge := called("edge", "", "web", minute, audit.Denied)
 	edge.Call.Listener, edge.Caller = "gateway.front", &audit.Party{KeyID: "k", Address: "10.0.0.1:1"}
@@ -114,9 +111,9 @@ func testEdges(t *testing.T, fresh func(testing.TB, clock.Clock) opener) {
 }
 
 // Batches and repeated deliveries count each call once.
-func testEdgesAddUp(t *testing.T, fresh func(testing.TB, clock.Clock) opener) {
-	s := open(t, fresh(t, &at{now: noon}))
-	all := entries(t, "host1-00000001", 0, 50)
+func testEdgesAddUp(t *testing.T, db Database) {
+	s := db.open(t, &at{now: noon})
+	all := Entries(t, "host1-00000001", 0, 50)
 	for first := 0; first < 50; first += 7 {
 		last := min(first+10, 50) // overlaps with the next
 		for range 2 {
@@ -131,7 +128,7 @@ func testEdgesAddUp(t *testing.T, fresh func(testing.TB, clock.Clock) opener) {
 		t.Errorf("got %+v, %v", got, err)
 	}
 	// What is not kept does not count.
-	if err := s.Collect(t.Context(), "host1-00000001", entries(t, "host1-00000001", 60, 3)); err == nil {
+	if err := s.Collect(t.Context(), "host1-00000001", Entries(t, "host1-00000001", 60, 3)); err == nil {
 		t.Error("a hole was accepted")
 	}
 	if again, err := s.Edges(t.Context(), time.Time{}); err != nil || !cmp.Equal(got, again) {
@@ -139,9 +136,9 @@ func testEdgesAddUp(t *testing.T, fresh func(testing.TB, clock.Clock) opener) {
 	}
 }
 
-func testAuditStatus(t *testing.T, fresh func(testing.TB, clock.Clock) opener) {
+func testAuditStatus(t *testing.T, db Database) {
 	clk := &at{now: noon}
-	s := open(t, fresh(t, clk))
+	s := db.open(t, clk)
 	want := api.AuditStatus{State: api.StateOK}
 	check := func(what string) {
 		t.Helper()
@@ -152,7 +149,7 @@ func testAuditStatus(t *testing.T, fresh func(testing.TB, clock.Clock) opener) {
 	}
 	check("nothing")
 	feed(t, s, "host1-00000001", called("inbound", "web", "orders", noon, audit.Allowed), called("outbound", "web", "orders", noon, audit.Allowed))
-	if err := s.Log(t.Context(), event(audit.ServerStarted)); err != nil {
+	if err := s.Log(t.Context(), Event(audit.ServerStarted)); err != nil {
 		t.Fatal(err)
 	}
 	want.Entries, want.Last = 3, noon
@@ -175,21 +172,4 @@ func testAuditStatus(t *testing.T, fresh func(testing.TB, clock.Clock) opener) {
 	feed(t, s, "host1-00000001", gap(math.MaxUint64), gap(math.MaxUint64))
 	want.Entries, want.Gaps = 1506, math.MaxInt64
 	check("an agent that tells nonsense")
-}
-
-// A status is asked for often, and the log is long.
-func TestStatusDoesNotReadTheLog(t *testing.T) {
-	t.Parallel()
-	s, err := store.Open(t.Context(), config(t.TempDir()+"/parley.db", clock.System{}))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer s.Close()
-	plan := s.Plan(t, `SELECT body FROM entry WHERE action = 'audit.gap'`)
-	if !strings.Contains(plan, "entry_gap") {
-		t.Errorf("lost events are looked for by: %s", plan)
-	}
-	if _, err := s.AuditStatus(context.WithoutCancel(t.Context())); err != nil {
-		t.Error(err)
-	}
 }
