@@ -24,8 +24,14 @@ const (
 	maxKeyID  = 256
 )
 
-// ErrKeySet is what every error about a JWK set as a whole wraps.
-var ErrKeySet = errors.New("not a usable JWK set")
+// Errors of a JWK set.
+var (
+	// ErrKeySet is what every error about a set as a whole wraps.
+	ErrKeySet = errors.New("not a usable JWK set")
+	// ErrNoKeys is wrapped too where the set is well formed and no key of it is
+	// admitted: that its issuer has no keys is what the issuer says.
+	ErrNoKeys = errors.New("it has no key that can be used")
+)
 
 // Algorithms are those that an issuer's keys may sign with, all asymmetric and in
 // the order of preference: a key of RSA that does not say its algorithm has the
@@ -100,11 +106,10 @@ func readKeySet(data []byte, algorithms []string) (map[string]verifyingKey, []Re
 		refused = append(refused, RefusedKey{fmt.Sprintf("%q", kid), "several keys have this kid"})
 	}
 	if len(keys) == 0 {
-		why := "it has no key"
 		if len(refused) > 0 {
-			why = refused[0].String()
+			return nil, refused, fmt.Errorf("%w: %w: %s", ErrKeySet, ErrNoKeys, refused[0])
 		}
-		return nil, refused, fmt.Errorf("%w: %s", ErrKeySet, why)
+		return nil, nil, fmt.Errorf("%w: %w", ErrKeySet, ErrNoKeys)
 	}
 	return keys, refused, nil
 }

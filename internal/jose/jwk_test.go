@@ -245,6 +245,42 @@ func rocaModulus() *big.Int {
 	}
 }
 
+func TestReadMetadata(t *testing.T) {
+	t.Parallel()
+	const issuer = "https://id.example"
+	for text, want := range map[string]string{
+		`{"issuer":"https://id.example","jwks_uri":"https://id.example/jwks","more":[{}]}`: "https://id.example/jwks",
+		`{"issuer":"https://id.example/","jwks_uri":"https://id.example/jwks"}`:            "",
+		`{"issuer":"https://evil.example","jwks_uri":"x"}`:                                 "",
+		`{"jwks_uri":"x"}`:                                                                  "",
+		`{"issuer":"https://id.example"}`:                                                   "",
+		`{"issuer":"https://id.example","jwks_uri":7}`:                                      "",
+		`{"issuer":"https://id.example","jwks_uri":""}`:                                     "",
+		`{"issuer":"https://evil.example","issuer":"https://id.example","jwks_uri":"x"}`:    "",
+		`{"issuer":"https://id.example","jwks_uri":"https://id.example","jwks_uri":"evil"}`: "",
+		`{"Issuer":"https://id.example","jwks_uri":"x"}`:                                    "",
+		`[]`: "",
+		``:   "",
+	} {
+		if got, err := jose.ReadMetadata([]byte(text), issuer); got != want || (err == nil) != (want != "") || err != nil && !errors.Is(err, jose.ErrMetadata) {
+			t.Errorf("%s gives %q, %v", text, got, err)
+		}
+	}
+}
+
+// FuzzReadMetadata: nothing panics, and what is read is of the issuer.
+func FuzzReadMetadata(f *testing.F) {
+	f.Add([]byte(`{"issuer":"https://id.example","jwks_uri":"https://id.example/jwks"}`))
+	f.Add([]byte(`{"issuer":"https://id.example","issuer":"x","jwks_uri":{}}`))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		got, err := jose.ReadMetadata(data, "https://id.example")
+		var lax map[string]any
+		if err == nil && (got == "" || json.Unmarshal(data, &lax) != nil || lax["issuer"] != "https://id.example" || lax["jwks_uri"] != got) {
+			t.Fatalf("%q gives %q", data, got)
+		}
+	})
+}
+
 // FuzzKeySet: nothing panics, and what is admitted has one usable algorithm.
 func FuzzKeySet(f *testing.F) {
 	f.Add(jwks(ecJWK("k", "P-256", &ecKey().PublicKey), rsaJWK("r", rsaKey().N), edJWK("e")))
