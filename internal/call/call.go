@@ -107,6 +107,7 @@ type Request struct {
 	Trace     Trace
 
 	Remote  netip.AddrPort // the other side of the connection
+	Client  netip.Addr     // edge: who sent it, as trusted proxies tell; zero where Remote did
 	Peer    Peer           // inbound: the caller's certificate
 	TLS     TLS            // of the accepted connection
 	Process Process        // outbound: who connected

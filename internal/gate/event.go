@@ -68,6 +68,9 @@ func (rec *record) facts(r *call.Request, o *call.Outcome) {
 // parties are both sides, as this end knows them.
 func (rec *record) parties(r *call.Request, o *call.Outcome) {
 	rec.caller.Address = address(r.Remote)
+	if r.Client.IsValid() {
+		rec.caller.Address, rec.caller.Via = r.Client.Unmap().String(), rec.caller.Address
+	}
 	if r.End == call.Inbound {
 		if rec.caller.ID = r.Peer.ID; r.Peer.ID.TrustDomain() == r.LocalID.TrustDomain() {
 			rec.caller.Service = r.Peer.ID.Name()

@@ -67,6 +67,10 @@ func formStatus(code string) int {
 		return http.StatusMethodNotAllowed
 	case "upgrade_refused":
 		return http.StatusNotImplemented
+	case "https_required":
+		return http.StatusForbidden
+	case CodeRouteNotFound:
+		return http.StatusNotFound
 	}
 	return http.StatusBadRequest
 }

@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"net/http"
+	"net/netip"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -180,6 +181,19 @@ func TestTokenIsNowhere(t *testing.T) {
 				t.Errorf("a part of a token is in %s", text)
 			}
 		}
+	}
+}
+
+// TestClientBehindAProxy: both addresses are on record, each as what it is.
+func TestClientBehindAProxy(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	r := f.edge(t, "0", "")
+	r.Client = netip.MustParseAddr("198.51.100.7")
+	f.Check(r)
+	f.Done(r, call.Outcome{Status: 200})
+	if p := f.log.take()[0].Caller; p.Address != "198.51.100.7" || p.Via != "192.0.2.1:5000" {
+		t.Errorf("recorded %s by %s", p.Address, p.Via)
 	}
 }
 

@@ -50,6 +50,8 @@ func wording(code string) (title, detail string) {
 		return "The call cannot be recorded", "Calls that cannot be recorded are not made; try again later."
 	case route.ProcessRefused:
 		return "This process may not call from here", "The process at the other end of this connection is not the service that this address belongs to."
+	case route.HTTPSRequired:
+		return "HTTPS is required", "The request carries a credential and came over plaintext HTTP. Send it by HTTPS, and replace the credential: others may have read it."
 	case route.PathRefused:
 		return "The request target is not canonical", "The path or query can be read in more than one way, or is malformed."
 	case route.HostRefused:
