@@ -53,6 +53,7 @@ const (
 	PortForbidden Code = "PAR-4003" // the address may not be bound by this user
 	AppPortHeld   Code = "PAR-4004" // another user's process holds the app port
 	NotRunning    Code = "PAR-4005" // a change that is stored and does not run in full
+	IssuerKeys    Code = "PAR-4006" // keys of a token issuer that are not loaded or not used
 
 	// The admin API and the command line.
 	Unreachable  Code = "PAR-5001" // the admin API does not answer
