@@ -12,6 +12,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"maps"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -81,6 +82,9 @@ type Mesh struct {
 	keys  map[string]string
 	roots []byte
 	ports map[[2]string]int
+
+	signer *signer
+	issuer *http.Server
 }
 
 // stopTime bounds how long stopping may take.
@@ -131,6 +135,11 @@ func Start(ctx context.Context, cfg Config) (_ *Mesh, err error) {
 	if err := m.install(cfg); err != nil {
 		return nil, err
 	}
+	if m.Demo {
+		if err := m.startIssuer(ctx); err != nil {
+			return nil, m.portHint(err)
+		}
+	}
 	if err := m.apply(ctx, cfg); err != nil {
 		return nil, m.portHint(err)
 	}
@@ -158,7 +167,7 @@ func (m *Mesh) chooseDemo(cfg *Config) error {
 	if m.Base, err = portBase(cfg.PortBase); err != nil {
 		return err
 	}
-	cfg.MeshName, cfg.MeshText = filepath.Join(cfg.Dir, "parley.yaml"), demoMesh(binDir(cfg.Dir), m.Base)
+	cfg.MeshName, cfg.MeshText = filepath.Join(cfg.Dir, "parley.yaml"), demoMesh(cfg.Dir, m.Base)
 	if cfg.Debug.Mesh != nil {
 		cfg.MeshText = cfg.Debug.Mesh(cfg.MeshText)
 	}
@@ -302,6 +311,9 @@ func (m *Mesh) Stop(ctx context.Context) error {
 	}
 	if m.API != nil {
 		m.API.Close()
+	}
+	if m.issuer != nil {
+		errs = append(errs, m.issuer.Close())
 	}
 	if m.node != nil {
 		errs = append(errs, m.node.Stop(ctx))
