@@ -1,5 +1,5 @@
 // Package interop holds Parley to programs that nobody here wrote: nginx,
-// PostgreSQL, curl, OpenSSL, go-spiffe. It runs only with PARLEY_INTEROP=1, and
+// PostgreSQL, curl, OpenSSL, go-spiffe, oidc-provider. It runs only with PARLEY_INTEROP=1, and
 // then a missing peer is a failure.
 package interop
 

@@ -91,6 +91,7 @@ ledger, each a process of its own), and prints what to try. Ctrl-C stops it all.
 	f.BoolVar(&o.Fresh, "fresh", false, "forget everything in the data directory first")
 	f.StringVar(&o.Metrics, "metrics", "", "`host:port` for metrics and health")
 	f.IntVar(&o.PortBase, "port-base", 0, "first `port` of the shop (0: as before, 8440 at first; -1: a free range)")
+	cmd.AddCommand(a.devTokenCommand())
 	cmd.AddCommand(&cobra.Command{
 		Use: "app NAME", Short: "one process of the example shop", Hidden: true, Args: arguments(1, 1, "the NAME of an application"),
 		RunE: func(cmd *cobra.Command, args []string) error { return a.runDevApp(cmd.Context(), args[0]) },

@@ -60,6 +60,20 @@ func TestTryNoticesWhatIsBroken(t *testing.T) {
 			wrong: []string{"web -> orders, GET /orders/7", "payments -> ledger, TCP", "you -> gateway, key with shop.read"},
 			right: []string{"another program -> Workload API"},
 		},
+		"a token for anybody": {
+			debug: dev.Debug{Mesh: func(s string) string {
+				return strings.ReplaceAll(s, "audience: shop", "audience: billing")
+			}},
+			wrong: []string{"you -> gateway, token with shop.read", "you -> gateway, token for another audience"},
+			right: []string{"you -> gateway, key with shop.read", "you -> gateway, token that is forged"},
+		},
+		"an issuer that is not trusted": {
+			debug: dev.Debug{Mesh: func(s string) string {
+				return strings.ReplaceAll(s, "issuer.pem", "ca.pem")
+			}},
+			wrong: []string{"you -> gateway, token with shop.read", "you -> gateway, token that is forged"},
+			right: []string{"you -> gateway, key with shop.read", "you -> gateway, no key and no token"},
+		},
 		"around the sidecar": {
 			debug: dev.Debug{App: func(c *dev.AppConfig) {
 				if c.Name == "web" {

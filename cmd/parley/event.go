@@ -77,6 +77,8 @@ func party(p *audit.Party) string {
 		return p.Service
 	case p.KeyName != "":
 		return "key " + p.KeyName
+	case p.Subject != "":
+		return fmt.Sprintf("%q", p.Subject)
 	case !p.ID.IsZero():
 		return p.ID.String()
 	case p.PID != 0:

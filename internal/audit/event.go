@@ -141,9 +141,19 @@ type Party struct {
 	Serial      string      `json:"serial,omitempty"`
 	Fingerprint string      `json:"fingerprint,omitempty"`
 	Address     string      `json:"address,omitempty"`
-	KeyID       string      `json:"key_id,omitempty"`
-	KeyName     string      `json:"key_name,omitempty"`
-	PID         int         `json:"pid,omitempty"`
+	// Via is the trusted proxy that told Address, by its own address.
+	Via     string `json:"via,omitempty"`
+	KeyID   string `json:"key_id,omitempty"`
+	KeyName string `json:"key_name,omitempty"`
+	// Issuer, Subject and ClientID are of a token whose signature was verified,
+	// never of one that only claims them. Audience and Scopes are what it is for,
+	// several joined by spaces.
+	Issuer   string `json:"issuer,omitempty"`
+	Subject  string `json:"subject,omitempty"`
+	ClientID string `json:"client_id,omitempty"`
+	Audience string `json:"audience,omitempty"`
+	Scopes   string `json:"scopes,omitempty"`
+	PID      int    `json:"pid,omitempty"`
 	// UID is a pointer because 0 is a user.
 	UID *int   `json:"uid,omitempty"`
 	Exe string `json:"exe,omitempty"`

@@ -107,6 +107,7 @@ type Request struct {
 	Trace     Trace
 
 	Remote  netip.AddrPort // the other side of the connection
+	Client  netip.Addr     // edge: who sent it, as trusted proxies tell; zero where Remote did
 	Peer    Peer           // inbound: the caller's certificate
 	TLS     TLS            // of the accepted connection
 	Process Process        // outbound: who connected
@@ -127,9 +128,9 @@ type Verdict struct {
 	Status int
 	// Code is the stable reason code that a client may see: "call_not_allowed",
 	// "credentials_required", "credentials_invalid", "route_not_found",
-	// "not_ready".
+	// "not_ready", "issuer_unavailable".
 	Code string
-	// Challenge is the WWW-Authenticate value of a 401.
+	// Challenge is the WWW-Authenticate value of a 401, and of a 403 to a token.
 	Challenge string
 
 	// Rule, Reason and Revision say which rule of which revision decided and why.

@@ -169,7 +169,8 @@ func (s *Server) replay(ctx context.Context, e *audit.Event) (q policy.Query, ok
 			return q, false, nil
 		}
 		q.Caller, err = s.keyCaller(ctx, e.Caller)
-		return q, err == nil, err
+		q.Caller.Token, ok = tokenCaller(e.Caller)
+		return q, err == nil && ok, err
 	case call.Inbound, call.Outbound:
 		if e.Callee == nil {
 			return q, false, nil
@@ -188,6 +189,22 @@ func edgeTarget(e *audit.Event) (string, bool) {
 	rest, ok := strings.CutPrefix(e.Decision.Rule, "gateway.")
 	gateway, route, found := strings.Cut(rest, ".routes[")
 	return gateway + "/routes[" + route, ok && found
+}
+
+// tokenCaller is the bearer of a token as it is on record, since no token says
+// anything else later; false where the record of it was cut.
+func tokenCaller(p *audit.Party) (*identity.Token, bool) {
+	if p.Issuer == "" {
+		return nil, true
+	}
+	const cut = "…"
+	if strings.HasSuffix(p.Audience, cut) || strings.HasSuffix(p.Scopes, cut) || strings.HasSuffix(p.Issuer, cut) {
+		return nil, false
+	}
+	t := &identity.Token{Issuer: p.Issuer, Subject: p.Subject, ClientID: p.ClientID, Scopes: strings.Fields(p.Scopes)}
+	// Several audiences are joined by spaces, and one may hold some.
+	t.Audiences = append(strings.Fields(p.Audience), p.Audience)
+	return t, true
 }
 
 // keyCaller is the holder of an API key with the scopes that it has now; a key

@@ -39,6 +39,9 @@ gateway:
         require:
           any:
             - api_key: {scopes: [orders.read]}
+            - jwt: {issuer: id, audience: orders, scopes: [orders.read]}
+issuers:
+  id: {issuer: "https://id.shop.example"}
 `
 
 // A house is a server on its socket with what stands behind it.

@@ -142,14 +142,47 @@ func channelStep(e *audit.Event) api.Step {
 	return api.Step{Name: "channel", State: api.StepOK, Text: strings.Join(parts, ", ")}
 }
 
+// credentialStep is which credential came to an edge, and whether it was good. A
+// reason of policy is about a good one.
 func credentialStep(e *audit.Event) api.Step {
-	switch {
-	case e.Caller != nil && e.Caller.KeyID != "":
-		return api.Step{Name: "credential", State: api.StepOK, Text: fmt.Sprintf("API key %q (%s)", e.Caller.KeyName, e.Caller.KeyID)}
-	case e.Reason == "credentials_invalid":
-		return api.Step{Name: "credential", State: api.StepNo, Text: "the API key is not known, has ended, or was revoked"}
+	var came []string
+	if p := e.Caller; p != nil && p.KeyID != "" {
+		came = append(came, fmt.Sprintf("API key %q (%s)", p.KeyName, p.KeyID))
 	}
-	return api.Step{Name: "credential", State: api.StepNone, Text: "no API key"}
+	if p := e.Caller; p != nil && p.Issuer != "" {
+		came = append(came, tokenText(p))
+	}
+	text := strings.Join(came, " and ")
+	switch {
+	case isPolicyReason(e.Reason):
+	case strings.HasPrefix(e.Reason, "jwt_"), strings.HasPrefix(e.Reason, "jwks_"):
+		if text == "" {
+			text = "the token"
+		}
+		text += " is not good: " + e.Reason
+		if e.Message != "" {
+			text += " (" + e.Message + ")"
+		}
+		return api.Step{Name: "credential", State: api.StepNo, Text: text}
+	case strings.HasPrefix(e.Reason, "key_"), e.Reason == "credentials_invalid":
+		return api.Step{Name: "credential", State: api.StepNo, Text: "the API key is not known, has ended, or was revoked: " + e.Reason}
+	}
+	if text == "" {
+		return api.Step{Name: "credential", State: api.StepNone, Text: "no API key and no token"}
+	}
+	return api.Step{Name: "credential", State: api.StepOK, Text: text}
+}
+
+// tokenText is a token as a person reads it. Its issuer chose the words.
+func tokenText(p *audit.Party) string {
+	text := fmt.Sprintf("token of %q from %q", p.Subject, p.Issuer)
+	if p.Audience != "" {
+		text += fmt.Sprintf(" for %q", p.Audience)
+	}
+	if p.Scopes != "" {
+		text += fmt.Sprintf(" with %q", p.Scopes)
+	}
+	return text
 }
 
 // decisionStep is the step at which the recorded call was decided.
@@ -174,7 +207,7 @@ func decisionStep(e *audit.Event) api.Step {
 func isPolicyReason(reason string) bool {
 	switch policy.Reason(reason) {
 	case policy.NoRules, policy.UnknownTarget, policy.CallerNotAllowed, policy.MethodNotAllowed,
-		policy.PathNotAllowed, policy.NoCredential, policy.ScopeMissing:
+		policy.PathNotAllowed, policy.NoCredential, policy.WrongAudience, policy.ScopeMissing:
 		return true
 	}
 	return false
@@ -197,6 +230,8 @@ func denyText(reason policy.Reason, from, to string) string {
 		return fmt.Sprintf("%s may call %s with this path, but not with this method", from, to)
 	case policy.NoCredential:
 		return "the route wants a credential, and none that is good came"
+	case policy.WrongAudience:
+		return "the token is for another audience than the route names"
 	case policy.ScopeMissing:
 		return "the credential lacks a scope that the route wants"
 	}
@@ -214,6 +249,8 @@ func missText(reason policy.Reason) string {
 		return "other method"
 	case policy.NoCredential:
 		return "no credential"
+	case policy.WrongAudience:
+		return "other audience"
 	case policy.ScopeMissing:
 		return "missing scope"
 	}
@@ -228,15 +265,21 @@ func gateText(reason string) string {
 		return "no route of the gateway matches"
 	case "credentials_invalid":
 		return "the credential that came is not good"
+	case "jwks_unavailable":
+		return "the keys of the token's issuer were not there"
 	case "not_ready":
 		return "the agent had no revision yet"
 	case "audit_unavailable":
 		return "the event could not be recorded, so the call was not made"
 	}
+	if strings.HasPrefix(reason, "jwt_") || strings.HasPrefix(reason, "key_") {
+		return "the credential that came is not good"
+	}
 	return "refused: " + reason
 }
 
-// callerName is the service or gateway, the API key, or nothing.
+// callerName is the service or gateway, the API key, whom a token names, or
+// nothing.
 func callerName(e *audit.Event) string {
 	switch p := e.Caller; {
 	case p == nil:
@@ -245,6 +288,8 @@ func callerName(e *audit.Event) string {
 		return p.Service
 	case p.KeyID != "":
 		return "key:" + p.KeyID
+	case p.Subject != "":
+		return fmt.Sprintf("%q", p.Subject)
 	default:
 		return p.ID.Name()
 	}

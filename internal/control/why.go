@@ -2,6 +2,7 @@ package control
 
 import (
 	"context"
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -172,6 +173,9 @@ func (s *Server) ruleRef(r *policy.Rule) api.RuleRef {
 	}
 	for _, any := range r.Any {
 		name := string(any.Kind)
+		if any.Kind == policy.JWT {
+			name = fmt.Sprintf("token of %s for %s", any.Issuer, any.Audience)
+		}
 		if len(any.Scopes) > 0 {
 			name += " with " + strings.Join(any.Scopes, ", ")
 		}

@@ -307,6 +307,48 @@ func TestWhyAtTheEdgeUsesTheKeyAsItIsNow(t *testing.T) {
 	}
 }
 
+// TestWhyOfTokens: a decision about a token is made again from the record of it.
+func TestWhyOfTokens(t *testing.T) {
+	t.Parallel()
+	h := applied(t)
+	for name, tt := range map[string]struct {
+		party          audit.Party
+		reason         string
+		replayed, same bool
+		step           string
+	}{
+		"allowed":        {audit.Party{Issuer: "https://id.shop.example", Subject: "alice", Audience: "x orders", Scopes: "orders.read a"}, "allowed", true, true, `token of "alice" from "https://id.shop.example"`},
+		"other audience": {audit.Party{Issuer: "https://id.shop.example", Subject: "alice", Audience: "billing", Scopes: "orders.read"}, "jwt_audience", true, true, "another audience"},
+		"no scope":       {audit.Party{Issuer: "https://id.shop.example", Subject: "alice\nroot", Audience: "orders"}, "scope_missing", true, true, `"alice\nroot"`},
+		"cut":            {audit.Party{Issuer: "https://id.shop.example", Subject: "alice", Audience: "orders", Scopes: "a b…"}, "scope_missing", false, false, "lacks a scope"},
+	} {
+		e := &audit.Event{
+			Action: audit.Call, Outcome: audit.Denied, Reason: tt.reason,
+			Call:   &audit.CallFacts{End: "edge", Protocol: "http", Method: "GET", Path: "/orders/7"},
+			Caller: &tt.party, Callee: &audit.Party{Service: "orders"},
+			Decision: &audit.Decision{Rule: "gateway.edge.routes[0]", Revision: 1},
+		}
+		if tt.reason == "allowed" {
+			e.Outcome = audit.Allowed
+		}
+		h.record(t, e)
+		why, err := h.client.Why(t.Context(), api.ExplainParams{Decision: e.ID})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if why.Decision.Replayed != tt.replayed || why.Decision.Same != tt.same {
+			t.Errorf("%s: replayed %t, the same %t: %s", name, why.Decision.Replayed, why.Decision.Same, why.Reason)
+		}
+		var steps string
+		for _, s := range why.Steps {
+			steps += s.Text + "\n"
+		}
+		if !strings.Contains(steps, tt.step) {
+			t.Errorf("%s: %s", name, steps)
+		}
+	}
+}
+
 func TestWhyOfRefusalsBeforePolicy(t *testing.T) {
 	t.Parallel()
 	h := applied(t)
@@ -322,6 +364,10 @@ func TestWhyOfRefusalsBeforePolicy(t *testing.T) {
 		"workload":  {audit.Event{Action: audit.WorkloadRefused, Reason: "not_attested"}, "process NO", "not_attested"},
 		"issue":     {audit.Event{Action: audit.IssueRefused, Reason: "not_member"}, "identity NO", "not_member"},
 		"route":     {audit.Event{Action: audit.Call, Reason: "route_not_found", Call: &audit.CallFacts{End: "edge"}, Caller: &audit.Party{}}, "identity none, channel none, credential none, gate NO", "no route"},
+		"old key":   {audit.Event{Action: audit.Call, Reason: "key_expired", Call: &audit.CallFacts{End: "edge"}, Caller: &audit.Party{KeyID: "k"}}, "identity none, channel none, credential NO, gate NO", "not good"},
+		"forged":    {audit.Event{Action: audit.Call, Reason: "jwt_signature", Message: `unverified, it claims issuer "https://id"`, Call: &audit.CallFacts{End: "edge"}, Caller: &audit.Party{}}, "identity none, channel none, credential NO, gate NO", "not good"},
+		"old token": {audit.Event{Action: audit.Call, Reason: "jwt_expired", Call: &audit.CallFacts{End: "edge"}, Caller: &audit.Party{Issuer: "https://id", Subject: "alice"}}, "identity none, channel none, credential NO, gate NO", "not good"},
+		"no keys":   {audit.Event{Action: audit.Call, Reason: "jwks_unavailable", Call: &audit.CallFacts{End: "edge"}, Caller: &audit.Party{}}, "identity none, channel none, credential NO, gate NO", "were not there"},
 		"bad key":   {audit.Event{Action: audit.Call, Reason: "credentials_invalid", Call: &audit.CallFacts{End: "edge"}, Caller: &audit.Party{}}, "identity none, channel none, credential NO, gate NO", "not good"},
 	} {
 		e := c.event

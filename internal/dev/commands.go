@@ -57,6 +57,15 @@ func (m *Mesh) Path() string {
 	return line
 }
 
+// tokenCommand makes a token of this mesh's issuer.
+func (m *Mesh) tokenCommand() string {
+	cmd := m.shell("bin/parley") + " dev token"
+	if m.shell("") != ".parley" {
+		cmd += " --dir " + m.shell("")
+	}
+	return cmd
+}
+
 // Commands are what to try. Those of the shop need curl.
 func (m *Mesh) Commands() []Command {
 	p := m.Command()
@@ -83,7 +92,8 @@ func (m *Mesh) shopCommands(p string) []Command {
 	return []Command{
 		{"an order, through the gateway", fmt.Sprintf("%s %s %s/shop/orders/7", curl, key("reader"), m.GatewayURL())},
 		{"a purchase: web, orders, payments and the ledger, each over mTLS", fmt.Sprintf("%s %s -X POST %s/shop/buy", curl, key("buyer"), m.GatewayURL())},
-		{"the same without a key: 401", fmt.Sprintf("%s -X POST %s/shop/buy", curl, m.GatewayURL())},
+		{"an order, with a token for five minutes", fmt.Sprintf(`%s -H "Authorization: Bearer $(%s)" %s/shop/orders/7`, curl, m.tokenCommand(), m.GatewayURL())},
+		{"the purchase without a key: 401", fmt.Sprintf("%s -X POST %s/shop/buy", curl, m.GatewayURL())},
 		{"web's own way to orders, used by you: refused, since you are not web", fmt.Sprintf("curl -s http://%s/orders/7", m.Way("web", "orders"))},
 		{"why web may not charge, and what would allow it", p + " why web payments POST /charge"},
 		{"why web may read an order", p + " why web orders GET /orders/7"},

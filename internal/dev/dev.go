@@ -12,6 +12,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"maps"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -103,6 +104,9 @@ type Mesh struct {
 	// command and touring are what Config says.
 	command string
 	touring bool
+
+	signer *signer
+	issuer *http.Server
 }
 
 // stopTime bounds how long stopping may take.
@@ -162,6 +166,11 @@ func Start(ctx context.Context, cfg Config) (_ *Mesh, err error) {
 	}
 	if err := m.install(cfg); err != nil {
 		return nil, err
+	}
+	if m.Demo {
+		if err := m.startIssuer(ctx); err != nil {
+			return nil, m.hint(err)
+		}
 	}
 	if err := m.apply(ctx, cfg); err != nil {
 		return nil, m.hint(err)
@@ -330,6 +339,9 @@ func (m *Mesh) Stop(ctx context.Context) error {
 	}
 	if m.API != nil {
 		m.API.Close()
+	}
+	if m.issuer != nil {
+		errs = append(errs, m.issuer.Close())
 	}
 	if m.node != nil {
 		errs = append(errs, m.node.Stop(ctx))

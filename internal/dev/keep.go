@@ -51,13 +51,13 @@ func readDraft(path string) (d draft, err error) {
 }
 
 // builtIn is the port base of text where that is the shop as Parley writes it.
-func builtIn(bin, text string) (base int, ok bool) {
+func builtIn(dir, text string) (base int, ok bool) {
 	f, err := mesh.Parse(meshFile, []byte(text))
 	if err != nil {
 		return 0, false
 	}
 	base = f.OutboundPorts - offOutbound
-	return base, demoMesh(bin, base) == text
+	return base, demoMesh(dir, base) == text
 }
 
 // chooseDemo chooses the shop's mesh file before anything is made: the draft where
@@ -72,7 +72,7 @@ func (m *Mesh) chooseDemo(cfg *Config) (err error) {
 			return err
 		}
 	}
-	base, untouched := builtIn(binDir(cfg.Dir), m.draft.text)
+	base, untouched := builtIn(cfg.Dir, m.draft.text)
 	if !m.draft.written.IsZero() && !untouched {
 		cfg.MeshText = m.draft.text
 		return m.keep(cfg, cfg.MeshName+" was edited")
@@ -80,7 +80,7 @@ func (m *Mesh) chooseDemo(cfg *Config) (err error) {
 	if untouched && cfg.PortBase == 0 {
 		m.Base = base
 	}
-	cfg.MeshText = demoMesh(binDir(cfg.Dir), m.Base)
+	cfg.MeshText = demoMesh(cfg.Dir, m.Base)
 	if cfg.Debug.Mesh != nil {
 		cfg.MeshText = cfg.Debug.Mesh(cfg.MeshText)
 	}
@@ -98,7 +98,7 @@ func (m *Mesh) keep(cfg *Config, changed string) error {
 		return fault.New(fault.Usage, "leave --port-base out, or choose another directory: --dir /tmp/p",
 			"%s, and the ports are those that it names: --port-base would not move them; nothing was changed", changed)
 	}
-	base, untouched := builtIn(binDir(cfg.Dir), cfg.MeshText)
+	base, untouched := builtIn(cfg.Dir, cfg.MeshText)
 	m.changed = !untouched
 	if base >= minPortBase && base <= maxPortBase {
 		m.Base = base // what is left of it is where metrics are
@@ -116,8 +116,8 @@ func (m *Mesh) settle(ctx context.Context, cfg *Config) error {
 	if err != nil {
 		return err
 	}
-	_, headIs := builtIn(binDir(cfg.Dir), head.Text)
-	_, mineIs := builtIn(binDir(cfg.Dir), cfg.MeshText)
+	_, headIs := builtIn(cfg.Dir, head.Text)
+	_, mineIs := builtIn(cfg.Dir, cfg.MeshText)
 	switch {
 	case head.Text == cfg.MeshText, headIs && mineIs:
 		return nil
@@ -140,8 +140,8 @@ func (m *Mesh) note(format string, args ...any) {
 // writeMesh writes the mesh file where it can be read, and never over what somebody
 // wrote.
 func (m *Mesh) writeMesh(cfg Config) error {
-	_, was := builtIn(binDir(cfg.Dir), m.draft.text)
-	_, is := builtIn(binDir(cfg.Dir), cfg.MeshText)
+	_, was := builtIn(cfg.Dir, m.draft.text)
+	_, is := builtIn(cfg.Dir, cfg.MeshText)
 	if cfg.MeshText == m.draft.text || !m.draft.written.IsZero() && !(was && is) {
 		return nil
 	}

@@ -12,6 +12,7 @@ import (
 // Where things stand, as offsets from the port base.
 const (
 	offGateway  = 3
+	offIssuer   = 4
 	offMetrics  = 5
 	offWeb      = 10 // the applications' own ports
 	offOrders   = 11
@@ -28,14 +29,14 @@ var demoServices = []string{"web", "orders", "payments", "ledger"}
 // DefaultPortBase puts the demo's gateway on port 8443.
 const DefaultPortBase = 8440
 
-// demoMesh is the mesh file of the shop, with applications run from bin. It is
+// demoMesh is the mesh file of the shop, with everything of it in dir. It is
 // written as a person would write it: `parley dev` shows it, and many start
 // their own from it.
-func demoMesh(bin string, base int) string {
+func demoMesh(dir string, base int) string {
 	port := func(off int) string { return fmt.Sprint(base + off) }
-	exe := func(name string) string { return quote(filepath.Join(bin, name)) }
+	exe := func(name string) string { return quote(filepath.Join(binDir(dir), name)) }
 	return strings.NewReplacer(
-		"BIN/web", exe("web"), "BIN/orders", exe("orders"), "BIN/payments", exe("payments"), "BIN/ledger", exe("ledger"), "UID", fmt.Sprint(os.Geteuid()), "GATEWAY", port(offGateway), "OUTBOUND", port(offOutbound),
+		"BIN/web", exe("web"), "BIN/orders", exe("orders"), "BIN/payments", exe("payments"), "BIN/ledger", exe("ledger"), "UID", fmt.Sprint(os.Geteuid()), "GATEWAY", port(offGateway), "ISSUER", port(offIssuer), "DIR/issuer.pem", quote(filepath.Join(dir, issuerCert)), "OUTBOUND", port(offOutbound),
 		"APP_WEB", port(offWeb), "APP_ORDERS", port(offOrders), "APP_PAYMENTS", port(offPayments), "APP_LEDGER", port(offLedger),
 		"IN_WEB", port(offInbound), "IN_ORDERS", port(offInbound+1), "IN_PAYMENTS", port(offInbound+2), "IN_LEDGER", port(offInbound+3),
 	).Replace(demoText)
@@ -76,10 +77,19 @@ gateway:
     routes:
       - match: {path: /shop/orders/**, methods: [GET]}
         to: web
-        require: {any: [{api_key: {scopes: [shop.read]}}]}
+        require:
+          any:
+            - api_key: {scopes: [shop.read]}
+            - jwt: {issuer: dev, audience: shop, scopes: [shop.read]}
       - match: {path: /shop/buy, methods: [POST]}
         to: web
         require: {any: [{api_key: {scopes: [shop.buy]}}]}
+
+issuers:
+  dev:                          # for development only: parley dev token makes tokens of it
+    issuer: https://localhost:ISSUER
+    private_hosts: [localhost]
+    ca: DIR/issuer.pem
 `
 
 // plain are the characters of a path that mean nothing to YAML or a shell.

@@ -145,8 +145,8 @@ func tlsCall(ctx context.Context, addr string, cert *tls.Certificate) (answer, e
 }
 
 // outside calls the gateway as somebody who has the CA's certificate and perhaps
-// an API key.
-func (m *Mesh) outside(ctx context.Context, method, path, key, requestID string) answer {
+// a credential.
+func (m *Mesh) outside(ctx context.Context, method, path string, c credential, requestID string) answer {
 	ctx, done := context.WithTimeout(ctx, 2*callTimeout)
 	defer done()
 	pool := x509.NewCertPool()
@@ -157,8 +157,11 @@ func (m *Mesh) outside(ctx context.Context, method, path, key, requestID string)
 		return answer{Error: err.Error()}
 	}
 	req.Header.Set("X-Request-Id", requestID)
-	if key != "" {
-		req.Header.Set("X-API-Key", key)
+	if c.key != "" {
+		req.Header.Set("X-API-Key", c.key)
+	}
+	if c.token != "" {
+		req.Header.Set("Authorization", "Bearer "+c.token)
 	}
 	resp, err := client.Do(req)
 	if err != nil {

@@ -109,10 +109,13 @@ var tour = []check{
 	{"payments -> ledger, TCP", pass, by((*Mesh).tcpPasses)},
 	{"web -> orders by its own certificate", pass, by((*Mesh).direct)},
 	{"you -> gateway, key with shop.read", pass, func(ctx context.Context, m *Mesh, s *seen) {
-		m.edge(ctx, s, "GET", "/shop/orders/7", m.keys["reader"], http.StatusOK, "")
+		m.edge(ctx, s, "GET", "/shop/orders/7", credential{key: m.keys["reader"]}, http.StatusOK, "")
 	}},
 	{"you -> gateway -> all four, key with shop.buy", pass, func(ctx context.Context, m *Mesh, s *seen) {
-		m.edge(ctx, s, "POST", "/shop/buy", m.keys["buyer"], http.StatusCreated, "")
+		m.edge(ctx, s, "POST", "/shop/buy", credential{key: m.keys["buyer"]}, http.StatusCreated, "")
+	}},
+	{"you -> gateway, token with shop.read", pass, func(ctx context.Context, m *Mesh, s *seen) {
+		m.bearer(ctx, s, "shop", "shop.read", false, http.StatusOK, "")
 	}},
 	{"web -> payments, no rule names web", refuse, func(ctx context.Context, m *Mesh, s *seen) {
 		m.refuses(ctx, s, hop{"web", "payments"}, "POST", "/charge", "caller_not_allowed")
@@ -124,14 +127,23 @@ var tour = []check{
 		m.refuses(ctx, s, hop{"web", "orders"}, "GET", "/admin", "path_not_allowed")
 	}},
 	{"web -> ledger, TCP, no rule names web", refuse, by((*Mesh).tcpRefused)},
-	{"you -> gateway, no key", refuse, func(ctx context.Context, m *Mesh, s *seen) {
-		m.edge(ctx, s, "GET", "/shop/orders/7", "", http.StatusUnauthorized, "no_credential")
+	{"you -> gateway, no key and no token", refuse, func(ctx context.Context, m *Mesh, s *seen) {
+		m.edge(ctx, s, "GET", "/shop/orders/7", credential{}, http.StatusUnauthorized, "no_credential")
 	}},
 	{"you -> gateway, key without the scope", refuse, func(ctx context.Context, m *Mesh, s *seen) {
-		m.edge(ctx, s, "POST", "/shop/buy", m.keys["reader"], http.StatusForbidden, "scope_missing")
+		m.edge(ctx, s, "POST", "/shop/buy", credential{key: m.keys["reader"]}, http.StatusForbidden, "scope_missing")
+	}},
+	{"you -> gateway, token for another audience", refuse, func(ctx context.Context, m *Mesh, s *seen) {
+		m.bearer(ctx, s, "billing", "shop.read", false, http.StatusUnauthorized, "jwt_audience")
+	}},
+	{"you -> gateway, token without the scope", refuse, func(ctx context.Context, m *Mesh, s *seen) {
+		m.bearer(ctx, s, "shop", "shop.buy", false, http.StatusForbidden, "scope_missing")
+	}},
+	{"you -> gateway, token that is forged", refuse, func(ctx context.Context, m *Mesh, s *seen) {
+		m.bearer(ctx, s, "shop", "shop.read", true, http.StatusUnauthorized, "jwt_signature")
 	}},
 	{"you -> gateway, no such route", refuse, func(ctx context.Context, m *Mesh, s *seen) {
-		m.edge(ctx, s, "GET", "/ledger", m.keys["buyer"], http.StatusNotFound, "route_not_found")
+		m.edge(ctx, s, "GET", "/ledger", credential{key: m.keys["buyer"]}, http.StatusNotFound, "route_not_found")
 	}},
 	{"another program -> web's way to orders", refuse, by((*Mesh).strangerCalls)},
 	{"another program -> Workload API", refuse, by((*Mesh).strangerAsks)},
@@ -224,11 +236,22 @@ func (m *Mesh) refused(ctx context.Context, s *seen, a answer, status int, reaso
 	s.text = fmt.Sprintf("%d, %s", a.Status, e.Reason)
 }
 
+// A credential is what a client of the gateway has.
+type credential struct{ key, token string }
+
+// bearer reads an order with a token of the shop's issuer, or with a forged one.
+func (m *Mesh) bearer(ctx context.Context, s *seen, audience, scope string, forged bool, status int, reason string) {
+	token, err := m.shopToken(audience, scope, forged)
+	if s.want(err == nil, "no token: %v", err) {
+		m.edge(ctx, s, "GET", "/shop/orders/7", credential{token: token}, status, reason)
+	}
+}
+
 // edge calls the gateway as somebody outside the mesh. An empty reason means
 // that it must pass.
-func (m *Mesh) edge(ctx context.Context, s *seen, method, path, key string, status int, reason string) {
+func (m *Mesh) edge(ctx context.Context, s *seen, method, path string, c credential, status int, reason string) {
 	rid := newRequestID()
-	a := m.outside(ctx, method, path, key, rid)
+	a := m.outside(ctx, method, path, c, rid)
 	if reason != "" {
 		m.refused(ctx, s, a, status, reason)
 		return

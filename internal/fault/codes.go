@@ -60,6 +60,7 @@ const (
 	AppPortHeld   Code = "PAR-4004" // another user's process holds the app port
 	NotRunning    Code = "PAR-4005" // a change that is stored and does not run in full
 	AppDown       Code = "PAR-4006" // nothing takes the calls of a service
+	IssuerKeys    Code = "PAR-4007" // keys of a token issuer that are not loaded or not used
 
 	// The admin API and the command line.
 	Unreachable  Code = "PAR-5001" // the admin API does not answer

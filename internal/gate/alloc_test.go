@@ -7,6 +7,7 @@ import (
 	"github.com/parleymesh/parley/internal/audit"
 	"github.com/parleymesh/parley/internal/call"
 	"github.com/parleymesh/parley/internal/gate"
+	"github.com/parleymesh/parley/internal/proxy/route"
 )
 
 // discard is a recorder that does only what every recorder does: encode.
@@ -20,7 +21,7 @@ func (d *discard) Record(e *audit.Event) (err error) {
 func quiet(tb testing.TB) *fixture {
 	tb.Helper()
 	f := newFixture(tb)
-	f.Gate = gate.New(gate.Config{Host: "host-1", Recorder: &discard{}, Clock: f.clock, Metrics: f.metrics})
+	f.Gate = gate.New(gate.Config{Host: "host-1", Recorder: &discard{}, Clock: f.clock, Metrics: f.metrics, Issuers: f.idp})
 	if err := f.Apply(f.snap); err != nil {
 		tb.Fatal(err)
 	}
@@ -39,12 +40,14 @@ func TestAllocations(t *testing.T) {
 	keyed.Header = http.Header{"Authorization": {"Bearer " + f.keys["reader"]}}
 	denied := inbound(t)
 	denied.Method = "DELETE"
+	token := f.edge(t, "4", "")
+	token.Header = route.Fields{"Authorization": {"Bearer " + f.idp.token(t, nil)}}
 	for name, tt := range map[string]struct {
 		req         *call.Request
 		check, both float64 // beside the id
 	}{
 		"inbound": {inbound(t), 0, 2}, "denied": {denied, 0, 2}, "outbound": {outbound(t), 0, 2},
-		"public": {f.edge(t, "0", ""), 0, 2}, "key": {keyed, 1, 3},
+		"public": {f.edge(t, "0", ""), 0, 2}, "key": {keyed, 1, 3}, "token": {token, 0, 2},
 	} {
 		both := testing.AllocsPerRun(500, func() {
 			f.Check(tt.req)

@@ -20,6 +20,10 @@ func (c *check) authorise() call.Verdict {
 	case d.Allow:
 	case d.Reason == policy.NoCredential:
 		v.Status, v.Code, v.Challenge = http.StatusUnauthorized, CodeCredentialsRequired, challenge
+	case d.Reason == policy.WrongAudience:
+		v.Status, v.Code, v.Challenge = http.StatusUnauthorized, CodeCredentialsInvalid, invalidToken
+	case d.Reason == policy.ScopeMissing && c.req.Caller.Token != nil:
+		v.Status, v.Code, v.Challenge = http.StatusForbidden, CodeNotAllowed, insufficientScope
 	default:
 		v.Status, v.Code = http.StatusForbidden, CodeNotAllowed
 	}

@@ -6,27 +6,33 @@ import (
 
 	"github.com/parleymesh/parley/internal/audit"
 	"github.com/parleymesh/parley/internal/call"
+	"github.com/parleymesh/parley/internal/gate/authn"
 	"github.com/parleymesh/parley/internal/identity"
 )
 
-// challenge is the WWW-Authenticate value of a 401 (RFC 6750 section 3). It names
-// no error: which one it was is not the client's to know.
-const challenge = `Bearer realm="parley"`
+// Values of WWW-Authenticate (RFC 6750 section 3). Of a token they say that it is
+// not good, or not good for this, and nothing more: why is not the client's to
+// know.
+const (
+	challenge         = `Bearer realm="parley"`
+	invalidToken      = `Bearer realm="parley", error="invalid_token"`
+	insufficientScope = `Bearer realm="parley", error="insufficient_scope"`
+)
 
 // A check is one request on its way through the stages. Each stage either
 // refuses, which ends it, or leaves the verdict to the next.
 type check struct {
 	*state
-	req *call.Request
-	now time.Time
-	// named is an API key that was genuine but did not count, for the record.
-	named identity.Caller
+	tokens *authn.Tokens
+	req    *call.Request
+	now    time.Time
+	said   aside
 }
 
 // Check decides, sets r.Caller and r.Verdict, and returns the latter. The path in
 // r is the one that will be forwarded. Every Check is owed a Done.
 func (g *Gate) Check(r *call.Request) call.Verdict {
-	c := check{state: g.state.Load(), req: r, now: g.cfg.Clock.Now()}
+	c := check{state: g.state.Load(), tokens: g.tokens, req: r, now: g.cfg.Clock.Now()}
 	r.Caller = identity.Caller{}
 	v := c.ready(g.failing.Load())
 	if v.Code == "" {
@@ -40,7 +46,7 @@ func (g *Gate) Check(r *call.Request) call.Verdict {
 	v.ID = audit.NewID(c.now)
 	v.Revision = c.policy.Revision()
 	r.Verdict = v
-	g.open.add(v.ID, c.named)
+	g.open.add(v.ID, c.said)
 	return v
 }
 

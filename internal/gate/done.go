@@ -8,7 +8,7 @@ import (
 // Done records how a checked call ended: exactly one event for each Check. It
 // does nothing for a request that was not checked, or is recorded already.
 func (g *Gate) Done(r *call.Request, o call.Outcome) {
-	named, ok := g.open.take(r.Verdict.ID)
+	said, ok := g.open.take(r.Verdict.ID)
 	if !ok {
 		return
 	}
@@ -16,9 +16,7 @@ func (g *Gate) Done(r *call.Request, o call.Outcome) {
 		o.End = g.cfg.Clock.Now()
 	}
 	rec := g.newRecord(r, &o)
-	if named.KeyID != "" {
-		rec.caller.KeyID, rec.caller.KeyName = named.KeyID, named.KeyName
-	}
+	rec.add(&said)
 	g.metrics.done(g.state.Load().meters, r, &o)
 	g.record(&rec.event)
 }

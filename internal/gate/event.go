@@ -2,10 +2,12 @@ package gate
 
 import (
 	"net/netip"
+	"strings"
 
 	"github.com/parleymesh/parley/internal/audit"
 	"github.com/parleymesh/parley/internal/call"
 	"github.com/parleymesh/parley/internal/gate/authn"
+	"github.com/parleymesh/parley/internal/identity"
 )
 
 // A record is an event with its parts, in one piece of memory.
@@ -66,6 +68,9 @@ func (rec *record) facts(r *call.Request, o *call.Outcome) {
 // parties are both sides, as this end knows them.
 func (rec *record) parties(r *call.Request, o *call.Outcome) {
 	rec.caller.Address = address(r.Remote)
+	if r.Client.IsValid() {
+		rec.caller.Address, rec.caller.Via = r.Client.Unmap().String(), rec.caller.Address
+	}
 	if r.End == call.Inbound {
 		if rec.caller.ID = r.Peer.ID; r.Peer.ID.TrustDomain() == r.LocalID.TrustDomain() {
 			rec.caller.Service = r.Peer.ID.Name()
@@ -82,6 +87,7 @@ func (rec *record) parties(r *call.Request, o *call.Outcome) {
 		rec.caller.PID, rec.caller.UID, rec.caller.Exe = r.Process.PID, &rec.uid, r.Process.Exe
 	}
 	rec.caller.KeyID, rec.caller.KeyName = r.Caller.KeyID, r.Caller.KeyName
+	rec.token(r.Caller.Token)
 	rec.callee = audit.Party{
 		Service: r.Target, ID: o.UpstreamPeer.ID, Address: o.Upstream,
 		Serial: o.UpstreamPeer.Serial, Fingerprint: o.UpstreamPeer.Fingerprint,
@@ -89,6 +95,24 @@ func (rec *record) parties(r *call.Request, o *call.Outcome) {
 	if rec.callee == (audit.Party{}) {
 		rec.event.Callee = nil
 	}
+}
+
+// token names the bearer of a verified token.
+func (rec *record) token(t *identity.Token) {
+	if t == nil {
+		return
+	}
+	rec.caller.Issuer, rec.caller.Subject, rec.caller.ClientID = t.Issuer, t.Subject, t.ClientID
+	rec.caller.Audience, rec.caller.Scopes = strings.Join(t.Audiences, " "), strings.Join(t.Scopes, " ")
+}
+
+// add puts in what Check had to say beside the verdict.
+func (rec *record) add(said *aside) {
+	if said.keyID != "" {
+		rec.caller.KeyID, rec.caller.KeyName = said.keyID, said.keyName
+	}
+	rec.token(said.token)
+	rec.event.Message = said.message
 }
 
 // protection is TLS on both sides, where there is any.

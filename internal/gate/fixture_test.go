@@ -80,6 +80,7 @@ type fixture struct {
 	trust   atomic.Pointer[identity.Trust]
 	snap    *snapshot.Snapshot
 	keys    map[string]string // by name
+	idp     *idp
 }
 
 func id(tb testing.TB, name string) identity.ID {
@@ -109,10 +110,10 @@ func newFixture(tb testing.TB) *fixture {
 // emptyFixture is newFixture before anything was applied.
 func emptyFixture(tb testing.TB) *fixture {
 	tb.Helper()
-	f := &fixture{clock: &stopped{}, log: &log{}, logged: &strings.Builder{}, metrics: metric.NewRegistry(), keys: map[string]string{}}
+	f := &fixture{clock: &stopped{}, log: &log{}, logged: &strings.Builder{}, metrics: metric.NewRegistry(), keys: map[string]string{}, idp: newIDP(tb)}
 	f.Gate = gate.New(gate.Config{
 		Host: "host-1", Recorder: f.log, Clock: f.clock, Metrics: f.metrics,
-		Logger: slog.New(slog.NewTextHandler(f.logged, nil)),
+		Logger: slog.New(slog.NewTextHandler(f.logged, nil)), Issuers: f.idp,
 	})
 	web, orders, ledger, edge := id(tb, "web"), id(tb, "orders"), id(tb, "ledger"), id(tb, "gateway/edge")
 	members := []identity.ID{web, orders, ledger, edge, id(tb, "banned")}
@@ -129,6 +130,7 @@ func emptyFixture(tb testing.TB) *fixture {
 		},
 		Gateways: []snapshot.Gateway{{Name: "edge", ID: edge, Routes: []snapshot.Route{
 			route("0", "orders"), route("1", "orders"), route("2", "orders"), route("3", "orders"),
+			route("4", "orders"), route("5", "orders"),
 		}}},
 		Rules: []policy.Rule{
 			{ID: "orders.allow[0]", Target: "orders", From: []identity.ID{web}, Methods: []string{"GET"}, Paths: []string{"/orders/**"}},
@@ -136,6 +138,8 @@ func emptyFixture(tb testing.TB) *fixture {
 			{ID: "gateway.edge.routes[0]", Target: "edge/routes[0]", Any: []policy.Requirement{{Kind: policy.Public}}},
 			{ID: "gateway.edge.routes[1]", Target: "edge/routes[1]", Any: []policy.Requirement{{Kind: policy.APIKey, Scopes: []string{"orders.read"}}}},
 			{ID: "gateway.edge.routes[2]", Target: "edge/routes[2]", Any: []policy.Requirement{{Kind: policy.APIKey}, {Kind: policy.Public}}},
+			{ID: "gateway.edge.routes[4]", Target: "edge/routes[4]", Any: []policy.Requirement{{Kind: policy.JWT, Issuer: issuer, Audience: "orders", Scopes: []string{"orders.read"}}}},
+			{ID: "gateway.edge.routes[5]", Target: "edge/routes[5]", Any: []policy.Requirement{{Kind: policy.APIKey, Scopes: []string{"orders.read"}}, {Kind: policy.JWT, Issuer: issuer, Audience: "orders", Scopes: []string{"orders.read"}}}},
 		},
 	}
 	f.addKey(tb, "reader", start.Add(time.Hour), "orders.read")

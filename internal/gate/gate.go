@@ -16,6 +16,7 @@ import (
 
 	"github.com/parleymesh/parley/internal/audit"
 	"github.com/parleymesh/parley/internal/clock"
+	"github.com/parleymesh/parley/internal/gate/authn"
 	"github.com/parleymesh/parley/internal/metric"
 	"github.com/parleymesh/parley/internal/policy"
 	"github.com/parleymesh/parley/internal/snapshot"
@@ -35,6 +36,8 @@ type Config struct {
 	Clock    clock.Clock
 	Logger   *slog.Logger
 	Metrics  *metric.Registry
+	// Issuers are whose tokens an edge can verify.
+	Issuers authn.Issuers
 }
 
 // A Gate decides and records. It is safe for concurrent use. Until both Apply
@@ -42,6 +45,7 @@ type Config struct {
 type Gate struct {
 	cfg     Config
 	metrics metrics
+	tokens  *authn.Tokens
 	state   atomic.Pointer[state]
 	swap    sync.Mutex // held while state is replaced
 	open    openCalls
@@ -52,7 +56,7 @@ type Gate struct {
 
 // New is a gate that is not ready yet.
 func New(cfg Config) *Gate {
-	g := &Gate{cfg: cfg, metrics: newMetrics(cfg.Metrics)}
+	g := &Gate{cfg: cfg, metrics: newMetrics(cfg.Metrics), tokens: authn.NewTokens(cfg.Issuers)}
 	g.state.Store(&state{meters: g.metrics.of(&snapshot.Snapshot{})})
 	return g
 }

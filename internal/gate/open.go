@@ -14,32 +14,42 @@ const shards = 32
 type openCalls struct {
 	shards [shards]struct {
 		sync.Mutex
-		calls map[string]identity.Caller // guarded by Mutex
+		calls map[string]aside // guarded by Mutex
 	}
 }
 
-// add keeps id with what the event should name beside the request.
-func (o *openCalls) add(id string, named identity.Caller) {
+// An aside is what the event of a call says beside the request and its verdict.
+type aside struct {
+	// keyID, keyName and token are of a credential that was genuine and did not
+	// count.
+	keyID, keyName string
+	token          *identity.Token
+	// message is a sentence, with outside bytes quoted in it only.
+	message string
+}
+
+// add keeps id with what the event should say beside the request.
+func (o *openCalls) add(id string, said aside) {
 	s := &o.shards[id[len(id)-1]%shards]
 	s.Lock()
 	defer s.Unlock()
 	if s.calls == nil {
-		s.calls = map[string]identity.Caller{}
+		s.calls = map[string]aside{}
 	}
-	s.calls[id] = named
+	s.calls[id] = said
 }
 
 // take removes id and says whether it was there.
-func (o *openCalls) take(id string) (named identity.Caller, ok bool) {
+func (o *openCalls) take(id string) (said aside, ok bool) {
 	if id == "" {
-		return identity.Caller{}, false
+		return aside{}, false
 	}
 	s := &o.shards[id[len(id)-1]%shards]
 	s.Lock()
 	defer s.Unlock()
-	named, ok = s.calls[id]
+	said, ok = s.calls[id]
 	delete(s.calls, id)
-	return named, ok
+	return said, ok
 }
 
 func (o *openCalls) len() (n int) {

@@ -12,6 +12,7 @@ const (
 	CodeCredentialsInvalid  = "credentials_invalid"  // 401
 	CodeRouteNotFound       = "route_not_found"      // 404
 	CodeNotReady            = "not_ready"            // 503
+	CodeIssuerUnavailable   = "issuer_unavailable"   // 503
 	CodeAuditUnavailable    = "audit_unavailable"    // 503
 )
 
@@ -32,6 +33,19 @@ const (
 	ReasonKeyUnknown       = "key_unknown"        // made up, or revoked
 	ReasonKeyExpired       = "key_expired"        // past its end
 	ReasonKeySeveral       = "key_several"        // more than one credential
+	ReasonTokenMalformed   = "jwt_malformed"      // no signed JWT in compact form
+	ReasonTokenHeader      = "jwt_header"         // a header that is not accepted
+	ReasonTokenAlgorithm   = "jwt_algorithm"      // another algorithm than its key's
+	ReasonTokenType        = "jwt_type"           // a type that is not accepted of its issuer
+	ReasonTokenIssuer      = "jwt_issuer"         // of an issuer that the route does not name
+	ReasonTokenKeyUnknown  = "jwt_key_unknown"    // its issuer has no such key
+	ReasonTokenSignature   = "jwt_signature"      // not signed by that key
+	ReasonTokenClaims      = "jwt_claims"         // a claim is missing or malformed
+	ReasonTokenExpired     = "jwt_expired"        // past its end
+	ReasonTokenNotYet      = "jwt_not_yet"        // before its beginning
+	ReasonTokenTooOld      = "jwt_too_old"        // issued longer ago than max_age
+	ReasonTokenBound       = "jwt_bound"          // it is good only with a proof that is not verified here
+	ReasonKeysUnavailable  = "jwks_unavailable"   // its issuer's keys are not there
 	ReasonPlaintext        = "plaintext"          // what came was no TLS
 	ReasonNoCertificate    = "certificate_missing"
 	ReasonTLSVersion       = "tls_version"       // an older TLS than the listener speaks
@@ -53,6 +67,10 @@ func formStatus(code string) int {
 		return http.StatusMethodNotAllowed
 	case "upgrade_refused":
 		return http.StatusNotImplemented
+	case "https_required":
+		return http.StatusForbidden
+	case CodeRouteNotFound:
+		return http.StatusNotFound
 	}
 	return http.StatusBadRequest
 }

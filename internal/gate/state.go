@@ -45,9 +45,10 @@ func (s *state) of(r *call.Request) *state {
 // An edgeRoute is what gate knows of a gateway's route.
 type edgeRoute struct {
 	to string
-	// keys says that an API key counts there. Where none does, whatever the
-	// client sends in a key's place is the application's business.
-	keys bool
+	// keys says that an API key counts there, issuers whose tokens do. What does
+	// not count is the application's business, wherever the client sends it.
+	keys    bool
+	issuers []string
 }
 
 // Apply makes snap what is decided by, from the next request on. On an error the
@@ -68,9 +69,8 @@ func (g *Gate) Apply(snap *snapshot.Snapshot) error {
 		}
 	}
 	for _, rule := range snap.Rules {
-		if r, ok := routes[rule.Target]; ok && slices.ContainsFunc(rule.Any, wantsKey) {
-			r.keys = true
-			routes[rule.Target] = r
+		if r, ok := routes[rule.Target]; ok {
+			routes[rule.Target] = r.wanting(rule.Any)
 		}
 	}
 	set, err := policy.Compile(snap.Revision, targets, snap.Rules)
@@ -104,4 +104,17 @@ func (g *Gate) replace(change func(*state)) {
 	g.state.Store(&next)
 }
 
-func wantsKey(r policy.Requirement) bool { return r.Kind == policy.APIKey }
+// wanting is r with the credentials that any of its rules asks for.
+func (r edgeRoute) wanting(any []policy.Requirement) edgeRoute {
+	for _, want := range any {
+		switch want.Kind {
+		case policy.APIKey:
+			r.keys = true
+		case policy.JWT:
+			if !slices.Contains(r.issuers, want.Issuer) {
+				r.issuers = append(r.issuers, want.Issuer)
+			}
+		}
+	}
+	return r
+}

@@ -12,6 +12,7 @@ import (
 	"crypto/x509"
 	"encoding/hex"
 	"errors"
+	"slices"
 	"time"
 )
 
@@ -92,23 +93,42 @@ type Caller struct {
 	// KeyID names the API key that was presented and found valid; never the
 	// secret. KeyName is the label given to it at creation.
 	KeyID, KeyName string
-	// Scopes are what the API key or token carries.
+	// Scopes are what the API key carries.
 	Scopes []string
+	// Token is what the token that was presented and found valid says, nil where
+	// none was. It is shared: do not change it.
+	Token *Token
 }
 
 // IsZero says that nobody was authenticated.
-func (c Caller) IsZero() bool { return c.Workload.IsZero() && c.KeyID == "" }
+func (c Caller) IsZero() bool { return c.Workload.IsZero() && c.KeyID == "" && c.Token == nil }
 
-// HasScopes says that the caller carries all of want.
-func (c Caller) HasScopes(want []string) bool {
-next:
+// HasScopes says that the caller's API key carries all of want.
+func (c Caller) HasScopes(want []string) bool { return holds(c.Scopes, want) }
+
+// A Token is what a verified JWT says of its bearer (RFC 7519 section 4.1, RFC
+// 9068 section 2.2). It is immutable, and never the token itself.
+type Token struct {
+	// Issuer and Subject say who the bearer is: a subject is one within its
+	// issuer only. ClientID is the program that acts for it, where the token
+	// names one.
+	Issuer, Subject, ClientID string
+	// Audiences are whom the token is for.
+	Audiences []string
+	// Scopes are what the token carries.
+	Scopes []string
+	// Expires is the token's exp.
+	Expires time.Time
+}
+
+// HasScopes says that the token carries all of want.
+func (t *Token) HasScopes(want []string) bool { return holds(t.Scopes, want) }
+
+func holds(scopes, want []string) bool {
 	for _, w := range want {
-		for _, s := range c.Scopes {
-			if s == w {
-				continue next
-			}
+		if !slices.Contains(scopes, w) {
+			return false
 		}
-		return false
 	}
 	return true
 }

@@ -173,6 +173,14 @@ func TestCaller(t *testing.T) {
 	if !c.HasScopes(nil) || !c.HasScopes([]string{"b", "a"}) || c.HasScopes([]string{"a", "c"}) {
 		t.Error("HasScopes")
 	}
+	// Each credential stands for itself: a key's scopes are none of a token's.
+	c = identity.Caller{KeyID: "k", Scopes: []string{"a"}, Token: &identity.Token{Scopes: []string{"b"}}}
+	if c.HasScopes([]string{"b"}) || c.Token.HasScopes([]string{"a"}) || !c.Token.HasScopes([]string{"b"}) || !c.Token.HasScopes(nil) {
+		t.Error("the scopes of two credentials are taken together")
+	}
+	if (identity.Caller{Token: &identity.Token{}}).IsZero() {
+		t.Error("a bearer of a token is nobody")
+	}
 }
 
 func BenchmarkTrustVerify(b *testing.B) {

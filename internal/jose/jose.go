@@ -1,14 +1,16 @@
-// Package jose signs and verifies JWT-SVIDs and writes their key sets, with a
+// Package jose signs and verifies JWTs: JWT-SVIDs with their key sets, and the
+// access tokens of issuers outside of the mesh, whose keys it admits. It is a
 // strict layer before the JOSE library, which it alone imports.
 //
-// It refuses every token that is not exactly what JWT-SVID.md describes: an
-// algorithm that the key does not have, a header that is not listed, a claim
-// that is missing, and anything that two readers could read differently.
+// It refuses every token that is not exactly what its rules describe: an
+// algorithm that the key does not have, a key that the token brings, a claim that
+// is missing, and anything that two readers could read differently.
 package jose
 
 import (
 	"crypto"
 	"crypto/ecdsa"
+	"crypto/ed25519"
 	"crypto/elliptic"
 	"crypto/rsa"
 	"encoding/base64"
@@ -68,27 +70,36 @@ func SignSVID(key crypto.Signer, kid string, id identity.ID, audience []string, 
 	if len(audience) == 1 {
 		c.Audience = audience[0]
 	}
-	payload, err := json.Marshal(c)
+	token, err := sign(key, kid, "JWT", c)
 	if err != nil {
 		return "", fmt.Errorf("sign a JWT-SVID: %w", err)
+	}
+	return token, nil
+}
+
+// sign makes a compact JWS of claims with ES256 and the headers alg, kid and typ.
+func sign(key crypto.Signer, kid, typ string, claims any) (string, error) {
+	payload, err := json.Marshal(claims)
+	if err != nil {
+		return "", err
 	}
 	signer, err := josev4.NewSigner(josev4.SigningKey{
 		Algorithm: josev4.ES256,
 		Key:       josev4.JSONWebKey{Key: cryptosigner.Opaque(key), KeyID: kid},
-	}, new(josev4.SignerOptions).WithType("JWT"))
+	}, new(josev4.SignerOptions).WithType(josev4.ContentType(typ)))
 	if err != nil {
-		return "", fmt.Errorf("sign a JWT-SVID: %w", err)
+		return "", err
 	}
 	jws, err := signer.Sign(payload)
 	if err != nil {
-		return "", fmt.Errorf("sign a JWT-SVID: %w", err)
+		return "", err
 	}
 	token, err := jws.CompactSerialize()
 	if err == nil && len(token) > maxToken {
 		err = ErrTooLong
 	}
 	if err != nil {
-		return "", fmt.Errorf("sign a JWT-SVID: %w", err)
+		return "", err
 	}
 	return token, nil
 }
@@ -109,7 +120,7 @@ func KeyID(pub crypto.PublicKey) (string, error) {
 func MarshalBundle(b *identity.Bundle) ([]byte, error) {
 	set := josev4.JSONWebKeySet{Keys: []josev4.JSONWebKey{}}
 	for kid, pub := range b.JWTKeys {
-		if kid == "" || algorithms(pub) == nil {
+		if kid == "" || svidAlgorithms(pub) == nil {
 			return nil, fmt.Errorf("bundle of %s: %w", b.TrustDomain, ErrWeakKey)
 		}
 		set.Keys = append(set.Keys, josev4.JSONWebKey{Key: pub, KeyID: kid, Use: "jwt-svid"})
@@ -127,8 +138,16 @@ func MarshalBundle(b *identity.Bundle) ([]byte, error) {
 	return out, nil
 }
 
-// algorithms are those that a key may sign with (JWT-SVID.md section 2.1): the
-// key says them, never the token. None for a key that is not admitted.
+// svidAlgorithms are those of JWT-SVID.md section 2.1, which has no EdDSA.
+func svidAlgorithms(pub crypto.PublicKey) []josev4.SignatureAlgorithm {
+	if _, ok := pub.(ed25519.PublicKey); ok {
+		return nil
+	}
+	return algorithms(pub)
+}
+
+// algorithms are those that a key may sign with: the key says them, never the
+// token. None for a key that is not admitted.
 func algorithms(pub crypto.PublicKey) []josev4.SignatureAlgorithm {
 	switch k := pub.(type) {
 	case *ecdsa.PublicKey:
@@ -140,6 +159,8 @@ func algorithms(pub crypto.PublicKey) []josev4.SignatureAlgorithm {
 		case elliptic.P521():
 			return []josev4.SignatureAlgorithm{josev4.ES512}
 		}
+	case ed25519.PublicKey:
+		return []josev4.SignatureAlgorithm{josev4.EdDSA}
 	case *rsa.PublicKey:
 		if bits := k.N.BitLen(); bits >= 2048 && bits <= 8192 {
 			return []josev4.SignatureAlgorithm{

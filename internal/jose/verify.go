@@ -41,6 +41,9 @@ func VerifySVID(token, audience string, bundle func(identity.TrustDomain) *ident
 	if err != nil {
 		return identity.ID{}, nil, err
 	}
+	if svidAlgorithms(pub) == nil {
+		return identity.ID{}, nil, ErrWeakKey
+	}
 	verified, err := verify(token, alg, pub)
 	if err != nil {
 		return identity.ID{}, nil, err
@@ -56,12 +59,13 @@ func split(token string) (head, payload []byte, err error) {
 	if len(token) > maxToken {
 		return nil, nil, ErrTooLong
 	}
-	if strings.Count(token, ".") != 2 || strings.ContainsAny(token, "\r\n") {
+	if strings.Count(token, ".") != 2 {
 		return nil, nil, ErrMalformed
 	}
 	var parts [3][]byte
 	for i, part := range strings.Split(token, ".") {
-		if parts[i], err = base64.RawURLEncoding.Strict().DecodeString(part); err != nil || part == "" {
+		var ok bool
+		if parts[i], ok = decode64(part); !ok {
 			return nil, nil, ErrMalformed
 		}
 	}

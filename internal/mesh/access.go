@@ -139,6 +139,8 @@ func (r *Require) String() string {
 	var ways []string
 	for _, c := range r.Any {
 		switch {
+		case c.JWT != nil:
+			ways = append(ways, c.JWT.String())
 		case c.APIKey == nil:
 		case len(c.APIKey.Scopes) == 0:
 			ways = append(ways, "any API key")
@@ -155,15 +157,35 @@ func (r *Require) covers(narrow *Require) bool {
 		return r.Public
 	}
 	for _, n := range narrow.Any {
-		in := slices.ContainsFunc(r.Any, func(w *Credential) bool {
-			return w.APIKey != nil && n.APIKey != nil &&
-				!slices.ContainsFunc(w.APIKey.Scopes, func(s string) bool { return !slices.Contains(n.APIKey.Scopes, s) })
-		})
-		if !in {
+		if !slices.ContainsFunc(r.Any, func(w *Credential) bool { return w.covers(n) }) {
 			return false
 		}
 	}
 	return true
+}
+
+func (c *Credential) covers(narrow *Credential) bool {
+	switch w, n := c.JWT, narrow.JWT; {
+	case w != nil && n != nil:
+		return w.Issuer == n.Issuer && w.Audience == n.Audience && all(w.Scopes, n.Scopes)
+	case c.APIKey != nil && narrow.APIKey != nil:
+		return all(c.APIKey.Scopes, narrow.APIKey.Scopes)
+	}
+	return false
+}
+
+// all says that have holds every scope that is wanted.
+func all(want, have []string) bool {
+	return !slices.ContainsFunc(want, func(s string) bool { return !slices.Contains(have, s) })
+}
+
+// String is the requirement as a person reads it.
+func (j *JWT) String() string {
+	s := fmt.Sprintf("token of %s for %s", j.Issuer, j.Audience)
+	if len(j.Scopes) > 0 {
+		s += " with " + strings.Join(j.Scopes, ", ")
+	}
+	return s
 }
 
 // String is the selectors as a person reads them.

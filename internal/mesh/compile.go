@@ -50,6 +50,7 @@ func Compile(f *File, revision int64, ports Ports, keys []snapshot.APIKey) (*sna
 		s.Members = append(s.Members, c.id("gateway/"+name))
 	}
 	s.Rules = append(s.Rules, c.rules...)
+	s.Issuers = c.issuers()
 	if c.err != nil {
 		return nil, c.err
 	}
@@ -161,9 +162,10 @@ func (c *compiler) gateway(name string, g *Gateway) snapshot.Gateway {
 			out.Hosts = slices.Clone(t.MeshCA.Hosts)
 		}
 	}
+	c.front(&out, g)
 	for i, r := range g.Routes {
 		id := fmt.Sprintf("gateway.%s.routes[%d]", name, i)
-		route := snapshot.Route{PolicyTarget: fmt.Sprintf("%s/routes[%d]", name, i), To: r.To, ToID: c.id(r.To)}
+		route := snapshot.Route{PolicyTarget: fmt.Sprintf("%s/routes[%d]", name, i), To: r.To, ToID: c.id(r.To), ForwardToken: r.ForwardToken}
 		route.Endpoints, _ = c.endpoints(r.To)
 		rule := policy.Rule{ID: id, Target: route.PolicyTarget, File: c.f.name, Line: c.f.Line(id)}
 		if m := r.Match; m != nil {
@@ -194,6 +196,9 @@ func requirements(r *Require) []policy.Requirement {
 	for _, c := range r.Any {
 		if c.APIKey != nil {
 			any = append(any, policy.Requirement{Kind: policy.APIKey, Scopes: slices.Clone(c.APIKey.Scopes)})
+		}
+		if j := c.JWT; j != nil {
+			any = append(any, policy.Requirement{Kind: policy.JWT, Issuer: j.Issuer, Audience: j.Audience, Scopes: slices.Clone(j.Scopes)})
 		}
 	}
 	return any

@@ -3,6 +3,7 @@ package mesh_test
 import (
 	"encoding/json"
 	"fmt"
+	"net/netip"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -90,7 +91,7 @@ func TestCompileIsDeterministic(t *testing.T) {
 	first := compile(t, parse(t, text))
 	for range 20 {
 		if d := cmp.Diff(first, compile(t, parse(t, text)), cmp.Comparer(func(a, b identity.ID) bool { return a == b }),
-			cmp.Comparer(func(a, b identity.TrustDomain) bool { return a == b })); d != "" {
+			cmp.Comparer(func(a, b identity.TrustDomain) bool { return a == b }), cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })); d != "" {
 			t.Fatal(d)
 		}
 	}

@@ -38,8 +38,8 @@ func (d *decoder) value(n *yaml.Node, v reflect.Value, path string, k key) {
 	case t.Kind() == reflect.Pointer:
 		v.Set(reflect.New(t.Elem()))
 		d.value(n, v.Elem(), path, k)
-	case isCall(t) && n.Kind == yaml.ScalarNode:
-		d.value(n, v.FieldByName("To"), path, k)
+	case shortForm(t) != "" && n.Kind == yaml.ScalarNode:
+		d.value(n, v.FieldByName(shortForm(t)), path, k)
 	case isRequire(t) && n.Kind == yaml.ScalarNode:
 		d.public(n, v, path)
 	case isDuration(t):
@@ -52,6 +52,8 @@ func (d *decoder) value(n *yaml.Node, v reflect.Value, path string, k key) {
 		d.list(n, v, path, k)
 	case t.Kind() == reflect.Int:
 		d.number(n, v, path)
+	case t.Kind() == reflect.Bool:
+		d.truth(n, v, path)
 	default:
 		d.text(n, v, path, k)
 	}
@@ -325,6 +327,14 @@ func (d *decoder) number(n *yaml.Node, v reflect.Value, path string) {
 		return
 	}
 	v.SetInt(int64(i))
+}
+
+func (d *decoder) truth(n *yaml.Node, v reflect.Value, path string) {
+	if n.Kind != yaml.ScalarNode || n.ShortTag() != "!!bool" {
+		d.wrong(n, path, "true or false", "", "")
+		return
+	}
+	v.SetBool(strings.EqualFold(n.Value, "true"))
 }
 
 func (d *decoder) duration(n *yaml.Node, v reflect.Value, path string) {

@@ -12,7 +12,7 @@ import (
 type Change struct {
 	// Op is Added, Changed or Removed.
 	Op string `json:"op"`
-	// Kind is trust_domain, setting, service, call, allow, gateway or route.
+	// Kind is trust_domain, setting, service, call, allow, issuer, gateway or route.
 	Kind string `json:"kind"`
 	// Name is what changed: "orders", "web -> payments".
 	Name string `json:"name"`
@@ -88,6 +88,7 @@ func Diff(old, new *File) []Change {
 	d.services()
 	d.calls()
 	d.allows()
+	d.issuers()
 	d.gateways()
 	return d.changes
 }
@@ -255,6 +256,7 @@ func (d *differ) gateways() {
 		default:
 			d.changed("gateway", name, "listen", old.Listen, new.Listen)
 			d.changed("gateway", name, "certificate", old.TLS.String(), new.TLS.String())
+			d.front(name, old, new)
 		}
 		d.routes(name, old.Routes, new.Routes)
 	}
@@ -291,6 +293,9 @@ func (d *differ) routes(gateway string, old, new []*Route) {
 				access = Narrower
 			}
 			d.add(Changed, "route", name, was.Require.String()+" -> "+is.Require.String(), access)
+		}
+		if was, is := oldBy[name], newBy[name]; was != nil && is != nil {
+			d.changed("route", name, "forward_token", fmt.Sprint(was.ForwardToken), fmt.Sprint(is.ForwardToken))
 		}
 	}
 	both := func(names []string) []string {

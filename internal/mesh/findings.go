@@ -13,7 +13,8 @@ import (
 type Finding struct {
 	// Kind is a stable name: nobody_may_call, call_without_rule,
 	// rule_without_call, redundant_rule, unreachable_route, public_route,
-	// app_on_all_interfaces, app_off_loopback, same_workload, exe_without_user.
+	// app_on_all_interfaces, app_off_loopback, same_workload, exe_without_user,
+	// unused_issuer.
 	Kind    string `json:"kind"`
 	Message string `json:"message"`
 	// Hint is what to do about it.
@@ -34,6 +35,7 @@ func Findings(f *File) []Finding {
 		l.service(name, s)
 	}
 	l.workloads()
+	l.issuers()
 	slices.SortFunc(l.found, func(a, b Finding) int {
 		return cmp.Or(cmp.Compare(a.Line, b.Line), cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Message, b.Message))
 	})
@@ -143,6 +145,16 @@ func (l *finder) app(name, path string, in *Inbound) {
 		l.add("app_on_all_interfaces", at, "let it listen on 127.0.0.1", "the application of %s listens on all interfaces: others reach it in plaintext and without a rule", name)
 	default:
 		l.add("app_off_loopback", at, "let it listen on 127.0.0.1 or a Unix socket", "the application of %s is reached over %s: others may reach it in plaintext and without a rule", name, app.host)
+	}
+}
+
+// issuers finds those whose tokens no route accepts.
+func (l *finder) issuers() {
+	used := l.f.usedIssuers()
+	for name, i := range l.f.Issuers {
+		if !used[i.Issuer] {
+			l.add("unused_issuer", "issuers."+name, "name it under require of a route, or remove it", "no route accepts a token of %s", name)
+		}
 	}
 }
 

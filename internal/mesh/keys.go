@@ -71,8 +71,18 @@ func names(keys []key) []string {
 
 // The types that the decoder and the schema treat apart.
 func isDuration(t reflect.Type) bool { return t == reflect.TypeFor[time.Duration]() }
-func isCall(t reflect.Type) bool     { return t == reflect.TypeFor[Call]() }
 func isRequire(t reflect.Type) bool  { return t == reflect.TypeFor[Require]() }
+
+// shortForm is the field that a type is written by where it is written as text.
+func shortForm(t reflect.Type) string {
+	switch t {
+	case reflect.TypeFor[Call]():
+		return "To"
+	case reflect.TypeFor[Redirect]():
+		return "Listen"
+	}
+	return ""
+}
 
 // maxNearest bounds how many names are compared for a suggestion.
 const maxNearest = 10_000
@@ -85,6 +95,9 @@ func nearest(name string, candidates []string) string {
 	best, found := limit+1, ""
 	if len(candidates) > maxNearest || len(name) > 100 {
 		return ""
+	}
+	if len(name) == 1 {
+		limit, best = 0, 1 // any other letter would be as near
 	}
 	for _, c := range candidates {
 		if strings.EqualFold(c, name) {

@@ -48,6 +48,9 @@ type File struct {
 	// The gateways by name: the TLS edges where callers from outside the mesh
 	// come in. Their names follow the rule for services, and none is a service's.
 	Gateways map[string]*Gateway `yaml:"gateway"`
+	// The issuers by name whose tokens routes can accept. Their names follow the
+	// rule for services.
+	Issuers map[string]*Issuer `yaml:"issuers"`
 
 	name   string
 	src    *source
@@ -154,6 +157,15 @@ type Gateway struct {
 	// Where requests go. The first route that matches is taken; a request that
 	// none matches is refused.
 	Routes []*Route `yaml:"routes"`
+	// Where plaintext HTTP is answered with the way to HTTPS. Without it nothing
+	// listens for it.
+	Redirect *Redirect `yaml:"redirect"`
+	// Tells browsers to come by HTTPS only. Without it they are told nothing, since
+	// they cannot be told otherwise for as long as was said.
+	HSTS *HSTS `yaml:"hsts"`
+	// The proxies in front of the gateway. Without it X-Forwarded-For is dropped, and
+	// the address of the connection is the caller's.
+	Proxies *TrustedProxies `yaml:"trusted_proxies"`
 }
 
 // A TLS is a gateway's certificate: cert and key, or mesh_ca.
@@ -183,6 +195,9 @@ type Route struct {
 	// What a caller must prove. To leave a route open to everybody is written
 	// out: require: public.
 	Require *Require `yaml:"require" schema:"required" hint:"say who may pass: require: {any: [{api_key: {}}]}, or require: public for everybody"`
+	// Whether the service gets the caller's token as it came. Otherwise it stays at
+	// the gateway, where nobody behind it can use it.
+	ForwardToken bool `yaml:"forward_token"`
 }
 
 // A Match says which requests a route takes; what it does not name is any.
@@ -209,6 +224,8 @@ type Require struct {
 type Credential struct {
 	// An API key made by parley key create.
 	APIKey *APIKey `yaml:"api_key"`
+	// A token of an issuer, sent as Authorization: Bearer.
+	JWT *JWT `yaml:"jwt"`
 }
 
 // An APIKey says which API keys are good for a route.

@@ -2,6 +2,7 @@ package mesh_test
 
 import (
 	"fmt"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -157,6 +158,7 @@ func FuzzParse(f *testing.F) {
 		opts := cmp.Options{
 			cmp.Comparer(func(a, b identity.ID) bool { return a == b }),
 			cmp.Comparer(func(a, b identity.TrustDomain) bool { return a == b }),
+			cmp.Comparer(func(a, b netip.Prefix) bool { return a == b }),
 		}
 		if d := cmp.Diff(first, compile(t, again), opts); d != "" {
 			t.Fatalf("compiled twice: %s", d)

@@ -44,25 +44,27 @@ func TestSchema(t *testing.T) {
 // docs are the comments of the types' fields, by "Type.Field".
 func docs(t *testing.T) map[string]string {
 	t.Helper()
-	f, err := parser.ParseFile(token.NewFileSet(), "mesh.go", nil, parser.ParseComments)
-	if err != nil {
-		t.Fatal(err)
-	}
 	out := map[string]string{}
-	ast.Inspect(f, func(n ast.Node) bool {
-		spec, ok := n.(*ast.TypeSpec)
-		if !ok {
-			return true
+	for _, file := range []string{"mesh.go", "edge.go"} {
+		f, err := parser.ParseFile(token.NewFileSet(), file, nil, parser.ParseComments)
+		if err != nil {
+			t.Fatal(err)
 		}
-		if s, ok := spec.Type.(*ast.StructType); ok {
-			for _, field := range s.Fields.List {
-				for _, name := range field.Names {
-					out[spec.Name.Name+"."+name.Name] = strings.Join(strings.Fields(field.Doc.Text()), " ")
+		ast.Inspect(f, func(n ast.Node) bool {
+			spec, ok := n.(*ast.TypeSpec)
+			if !ok {
+				return true
+			}
+			if s, ok := spec.Type.(*ast.StructType); ok {
+				for _, field := range s.Fields.List {
+					for _, name := range field.Names {
+						out[spec.Name.Name+"."+name.Name] = strings.Join(strings.Fields(field.Doc.Text()), " ")
+					}
 				}
 			}
-		}
-		return true
-	})
+			return true
+		})
+	}
 	return out
 }
 
@@ -96,7 +98,11 @@ func (g *generator) schema(t reflect.Type, k mesh.Key) object {
 	case t.Kind() == reflect.Pointer:
 		return g.schema(t.Elem(), k)
 	case t == reflect.TypeFor[time.Duration]():
-		return object{"type": "string", "pattern": `^([0-9]+(\.[0-9]+)?(ms|s|m|h))+$`, "default": k.Default}
+		o := object{"type": "string", "pattern": `^([0-9]+(\.[0-9]+)?(ms|s|m|h))+$`}
+		if k.Default != "" {
+			o["default"] = k.Default
+		}
+		return o
 	case t.Kind() == reflect.Struct:
 		return g.reference(t, k)
 	case t.Kind() == reflect.Map:
@@ -114,8 +120,13 @@ func (g *generator) schema(t reflect.Type, k mesh.Key) object {
 		}
 		return o
 	case t.Kind() == reflect.Int:
-		n, _ := strconv.Atoi(k.Default)
-		return object{"type": "integer", "default": n}
+		o := object{"type": "integer"}
+		if n, err := strconv.Atoi(k.Default); err == nil {
+			o["default"] = n
+		}
+		return o
+	case t.Kind() == reflect.Bool:
+		return object{"type": "boolean"}
 	}
 	o := object{"type": "string", "minLength": 1}
 	if k.Numeric {
@@ -140,7 +151,7 @@ func (g *generator) reference(t reflect.Type, k mesh.Key) object {
 	}
 	ref := object{"$ref": "#/$defs/" + t.Name()}
 	switch t {
-	case reflect.TypeFor[mesh.Call]():
+	case reflect.TypeFor[mesh.Call](), reflect.TypeFor[mesh.Redirect]():
 		return object{"oneOf": []any{object{"type": "string"}, ref}}
 	case reflect.TypeFor[mesh.Require]():
 		return object{"oneOf": []any{object{"const": "public"}, ref}}
@@ -308,6 +319,8 @@ func isType(want, doc any) bool {
 	switch doc.(type) {
 	case string:
 		return want == "string"
+	case bool:
+		return want == "boolean"
 	case float64:
 		return want == "number"
 	case int:

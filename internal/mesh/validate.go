@@ -78,6 +78,7 @@ func (v *validator) file() {
 	for _, name := range slices.Sorted(maps.Keys(f.Gateways)) {
 		v.gateway(name, f.Gateways[name])
 	}
+	v.issuers()
 	v.collisions()
 	if len(v.faults) > 0 {
 		return

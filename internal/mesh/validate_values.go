@@ -82,6 +82,7 @@ func (v *validator) gateway(name string, g *Gateway) {
 	v.runsOn(at, "gateway "+name, g.RunsOn)
 	v.address(at+".listen", g.Listen, onAllInterfaces, false)
 	v.tls(at+".tls", g.TLS)
+	v.front(at, g)
 	for i, r := range g.Routes {
 		if v.full() {
 			return
@@ -139,19 +140,31 @@ func (v *validator) route(gateway, at string, r *Route) {
 	if r.Require == nil {
 		return
 	}
+	tokens := false
 	for i, c := range r.Require.Any {
-		if one := fmt.Sprintf("%s.require.any[%d]", at, i); c.APIKey == nil {
-			if !v.strange[one] {
-				v.at(one, flaw{code: fault.MeshMissing, message: "a credential without its kind", label: "nothing is asked for", hint: "write {api_key: {}}, or {api_key: {scopes: [SCOPE]}}"})
-			}
-			continue
+		v.credential(fmt.Sprintf("%s.require.any[%d]", at, i), c)
+		tokens = tokens || c.JWT != nil
+	}
+	if r.ForwardToken && !tokens {
+		v.contradicts(at+".forward_token", "a token is forwarded that the route does not ask for", "no jwt under require", "remove it: what the gateway does not look at is forwarded anyway")
+	}
+}
+
+// credential is of one kind; two would be read as both being asked for.
+func (v *validator) credential(at string, c *Credential) {
+	switch {
+	case c.APIKey == nil && c.JWT == nil:
+		if !v.strange[at] {
+			v.at(at, flaw{code: fault.MeshMissing, message: "a credential without its kind", label: "nothing is asked for", hint: "write {api_key: {}}, or {jwt: {issuer: NAME, audience: NAME}}"})
 		}
-		for j, s := range c.APIKey.Scopes {
-			// RFC 6749 section 3.3.
-			if strings.ContainsFunc(s, func(c rune) bool { return c <= ' ' || c > '~' || c == '"' || c == '\\' }) {
-				v.malformed(fmt.Sprintf("%s.require.any[%d].api_key.scopes[%d]", at, i, j), s, "not a scope", "a scope is visible ASCII without space, quote and backslash", "")
-			}
-		}
+	case c.APIKey != nil && c.JWT != nil:
+		v.contradicts(at, "two kinds of credential in one entry", "one of them would be enough", "write two entries: - api_key: ... and - jwt: ...")
+	}
+	if c.APIKey != nil {
+		v.scopes(at+".api_key", c.APIKey.Scopes)
+	}
+	if c.JWT != nil {
+		v.jwt(at+".jwt", c.JWT)
 	}
 }
 
@@ -216,6 +229,13 @@ func (f *File) statements() []statement {
 	}
 	for name, g := range f.Gateways {
 		put(g.Listen, "gateway "+name, "gateway."+name+".listen", false, g.RunsOn)
+		if g.Redirect != nil {
+			at := "gateway." + name + ".redirect"
+			if f.places[at+".listen"].mark().line > 0 {
+				at += ".listen"
+			}
+			put(g.Redirect.Listen, "the redirect of gateway "+name, at, false, g.RunsOn)
+		}
 	}
 	slices.SortFunc(all, func(a, b statement) int {
 		if a.app != b.app {

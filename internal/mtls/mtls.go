@@ -1,9 +1,9 @@
 // Package mtls builds every tls.Config of the program: servers and clients of
-// the mesh, which prove a SPIFFE identity to each other by TLS 1.3, and the
-// edge, which only proves its own. It also holds what belongs to a connection
-// and to no protocol: the listener that yields connections after their
-// handshake, the dialer that keeps sessions, and the register of open
-// connections that a withdrawn identity is cut off by.
+// the mesh, which prove a SPIFFE identity to each other by TLS 1.3, the edge,
+// which only proves its own, and clients of the world outside, which prove none.
+// It also holds what belongs to a connection and to no protocol: the listener
+// that yields connections after their handshake, the dialer that keeps sessions,
+// and the register of open connections that a withdrawn identity is cut off by.
 //
 // The peer is verified in VerifyConnection, by identity.Trust.Verify, on full
 // and on resumed handshakes alike: crypto/tls does not call VerifyPeerCertificate

@@ -155,6 +155,9 @@ func listenerFacts(snap *snapshot.Snapshot) map[string]api.ListenerStatus {
 	}
 	for _, g := range snap.Gateways {
 		facts["gateway."+g.Name] = api.ListenerStatus{Owner: g.Name, End: string(call.Edge)}
+		if g.Redirect != nil {
+			facts["gateway."+g.Name+".redirect"] = api.ListenerStatus{Owner: g.Name, End: string(call.Edge)}
+		}
 	}
 	return facts
 }

@@ -127,10 +127,14 @@ func check(r *Rule) error {
 	}
 	for _, q := range r.Any {
 		switch {
-		case q.Kind != APIKey && q.Kind != Public:
+		case q.Kind != APIKey && q.Kind != Public && q.Kind != JWT:
 			return fmt.Errorf("unknown kind of credential %q", q.Kind)
 		case q.Kind == Public && len(q.Scopes) > 0:
 			return errors.New("a public requirement has no scopes")
+		case q.Kind == JWT && (q.Issuer == "" || q.Audience == ""):
+			return errors.New("a token is of an issuer and for an audience")
+		case q.Kind != JWT && (q.Issuer != "" || q.Audience != ""):
+			return errors.New("only a token has an issuer and an audience")
 		case slices.Contains(q.Scopes, ""):
 			return errors.New("a scope is empty")
 		}

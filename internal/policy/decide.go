@@ -3,6 +3,8 @@ package policy
 import (
 	"slices"
 	"strings"
+
+	"github.com/parleymesh/parley/internal/identity"
 )
 
 // This is the file in which a denied request's reason is made. Whatever gate,
@@ -13,23 +15,25 @@ import (
 type nearness uint8
 
 const (
-	otherCaller  nearness = iota // the rule is not about this caller
-	noCredential                 // it wants a credential, none came
-	missesScope                  // the credential lacks a scope
-	missesPath                   // the caller is right, the path is not
-	missesMethod                 // caller and path are right, the method is not
-	holds                        // the rule allows
+	otherCaller    nearness = iota // the rule is not about this caller
+	noCredential                   // it wants a credential, none came
+	missesAudience                 // the token is its issuer's, and for somebody else
+	missesScope                    // the credential lacks a scope
+	missesPath                     // the caller is right, the path is not
+	missesMethod                   // caller and path are right, the method is not
+	holds                          // the rule allows
 	nearnessCount
 )
 
 // reasons are what each nearness is called outside.
 var reasons = [nearnessCount]Reason{
-	otherCaller:  CallerNotAllowed,
-	noCredential: NoCredential,
-	missesScope:  ScopeMissing,
-	missesPath:   PathNotAllowed,
-	missesMethod: MethodNotAllowed,
-	holds:        Allowed,
+	otherCaller:    CallerNotAllowed,
+	noCredential:   NoCredential,
+	missesAudience: WrongAudience,
+	missesScope:    ScopeMissing,
+	missesPath:     PathNotAllowed,
+	missesMethod:   MethodNotAllowed,
+	holds:          Allowed,
 }
 
 // Decide answers q. The first rule, in the order of the revision, that holds
@@ -101,12 +105,36 @@ func (r *Rule) credential(q *Query) nearness {
 }
 
 func (want *Requirement) judge(q *Query) nearness {
-	switch {
-	case want.Kind == Public:
+	switch want.Kind {
+	case Public:
 		return holds
-	case want.Kind != APIKey || q.Caller.KeyID == "":
+	case APIKey:
+		return want.judgeKey(&q.Caller)
+	case JWT:
+		return want.judgeToken(q.Caller.Token)
+	}
+	return noCredential
+}
+
+func (want *Requirement) judgeKey(c *identity.Caller) nearness {
+	switch {
+	case c.KeyID == "":
 		return noCredential
-	case !q.Caller.HasScopes(want.Scopes):
+	case !c.HasScopes(want.Scopes):
+		return missesScope
+	}
+	return holds
+}
+
+// judgeToken looks at one token by itself: its scopes are worth something only
+// together with its issuer and its audience.
+func (want *Requirement) judgeToken(t *identity.Token) nearness {
+	switch {
+	case t == nil, t.Issuer != want.Issuer:
+		return noCredential
+	case !slices.Contains(t.Audiences, want.Audience):
+		return missesAudience
+	case !t.HasScopes(want.Scopes):
 		return missesScope
 	}
 	return holds

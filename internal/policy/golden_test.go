@@ -103,6 +103,10 @@ func parseRule(t *testing.T, fields []string) policy.Rule {
 			case "any":
 				kind, scopes, ok := strings.Cut(strings.TrimSuffix(v, ")"), "(")
 				q := policy.Requirement{Kind: policy.RequirementKind(kind)}
+				if q.Kind == policy.JWT {
+					q.Issuer, scopes, _ = strings.Cut(scopes, ":")
+					q.Audience, scopes, ok = strings.Cut(scopes, ":")
+				}
 				if ok {
 					q.Scopes = strings.Split(scopes, "+")
 				}
@@ -132,6 +136,11 @@ func parseCaller(t *testing.T, s string) (c identity.Caller) {
 	t.Helper()
 	if s == "nobody" {
 		return c
+	}
+	s, token, hasToken := strings.Cut(s, "jwt:")
+	if s = strings.TrimSuffix(s, "&"); hasToken {
+		parts := strings.Split(token+"::", ":")
+		c.Token = &identity.Token{Issuer: parts[0], Audiences: strings.Split(parts[1], "+"), Scopes: strings.Split(parts[2], "+")}
 	}
 	name, key, hasKey := strings.Cut(s, "key:")
 	if name = strings.TrimSuffix(name, "+"); name != "" {

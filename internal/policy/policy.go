@@ -34,6 +34,9 @@ type Rule struct {
 // A Requirement is one way to be let in at an edge.
 type Requirement struct {
 	Kind RequirementKind `json:"kind"`
+	// Issuer and Audience are of a JWT: exactly its iss, and one of its aud.
+	Issuer   string `json:"issuer,omitempty"`
+	Audience string `json:"audience,omitempty"`
 	// Scopes must all be carried by the credential.
 	Scopes []string `json:"scopes,omitempty"`
 }
@@ -44,6 +47,7 @@ type RequirementKind string
 // The kinds.
 const (
 	APIKey RequirementKind = "api_key" // an API key made by `parley key create`
+	JWT    RequirementKind = "jwt"     // a token of an issuer that the mesh file names
 	Public RequirementKind = "public"  // nobody needs to say who they are; written out on purpose
 )
 
@@ -68,6 +72,7 @@ const (
 	MethodNotAllowed Reason = "method_not_allowed" // a rule names caller and path, not the method
 	PathNotAllowed   Reason = "path_not_allowed"   // a rule names the caller, not the path
 	NoCredential     Reason = "no_credential"      // the edge route wants a credential, none came
+	WrongAudience    Reason = "jwt_audience"       // the token is for somebody else
 	ScopeMissing     Reason = "scope_missing"      // the credential lacks a scope
 )
 

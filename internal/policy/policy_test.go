@@ -31,7 +31,11 @@ func TestCompileRefuses(t *testing.T) {
 		"method case":    with(func(r *policy.Rule) { r.ID, r.Methods = "s", []string{"get"} }),
 		"method empty":   with(func(r *policy.Rule) { r.ID, r.Methods = "s", []string{""} }),
 		"pattern":        with(func(r *policy.Rule) { r.ID, r.Paths = "s", []string{"x"} }),
-		"kind":           require(policy.Requirement{Kind: "jwt"}),
+		"kind":           require(policy.Requirement{Kind: "JWT"}),
+		"no issuer":      require(policy.Requirement{Kind: policy.JWT, Audience: "a"}),
+		"no audience":    require(policy.Requirement{Kind: policy.JWT, Issuer: "i"}),
+		"key's audience": require(policy.Requirement{Kind: policy.APIKey, Audience: "a"}),
+		"public issuer":  require(policy.Requirement{Kind: policy.Public, Issuer: "i"}),
 		"no kind":        require(policy.Requirement{}),
 		"public scopes":  require(policy.Requirement{Kind: policy.Public, Scopes: []string{"r"}}),
 		"an empty scope": require(policy.Requirement{Kind: policy.APIKey, Scopes: []string{""}}),
@@ -146,6 +150,7 @@ func TestDecideDoesNotAllocate(t *testing.T) {
 	for shape, h := range hundreds(t) {
 		stranger, denied, missing := h.query, h.query, h.query
 		stranger.Caller = identity.Caller{KeyID: "k1", Scopes: []string{"a", "b"}}
+		stranger.Caller.Token = &identity.Token{Issuer: "i", Audiences: []string{"a"}, Scopes: []string{"r"}}
 		denied.Method, missing.Target = "DELETE", "elsewhere"
 		for _, q := range []policy.Query{h.query, stranger, denied, missing} {
 			if n := testing.AllocsPerRun(100, func() { h.set.Decide(q) }); n != 0 {

@@ -44,8 +44,11 @@ func (w *world) rule(n int) policy.Rule {
 	}
 	for range w.IntN(3) {
 		q := policy.Requirement{Kind: policy.APIKey, Scopes: some(w, 2, []string{"r", "w"})}
-		if w.IntN(4) == 0 {
+		switch w.IntN(6) {
+		case 0:
 			q = policy.Requirement{Kind: policy.Public}
+		case 1, 2:
+			q = policy.Requirement{Kind: policy.JWT, Issuer: pick(w, []string{"i", "j"}), Audience: pick(w, []string{"a", "b"}), Scopes: q.Scopes}
 		}
 		r.Any = append(r.Any, q)
 	}
@@ -63,6 +66,11 @@ func (w *world) query() policy.Query {
 	}
 	if w.IntN(2) > 0 {
 		q.Caller.KeyID, q.Caller.Scopes = "k1", some(w, 2, []string{"r", "w", "z"})
+	}
+	if w.IntN(2) > 0 {
+		q.Caller.Token = &identity.Token{
+			Issuer: pick(w, []string{"i", "j", "k"}), Audiences: some(w, 2, []string{"a", "b", "c"}), Scopes: some(w, 2, []string{"r", "w", "z"}),
+		}
 	}
 	return q
 }
@@ -87,7 +95,14 @@ func compile(t *testing.T, targets []string, rules []policy.Rule) *policy.Set {
 func allows(r policy.Rule, q policy.Query) bool {
 	caller := !q.Caller.Workload.IsZero() && slices.Contains(r.From, q.Caller.Workload) ||
 		slices.ContainsFunc(r.Any, func(a policy.Requirement) bool {
-			return a.Kind == policy.Public || q.Caller.KeyID != "" && q.Caller.HasScopes(a.Scopes)
+			token := q.Caller.Token
+			switch a.Kind {
+			case policy.Public:
+				return true
+			case policy.APIKey:
+				return q.Caller.KeyID != "" && q.Caller.HasScopes(a.Scopes)
+			}
+			return token != nil && token.Issuer == a.Issuer && slices.Contains(token.Audiences, a.Audience) && token.HasScopes(a.Scopes)
 		})
 	method := len(r.Methods) == 0 || slices.Contains(r.Methods, q.Method)
 	path := len(r.Paths) == 0 || slices.ContainsFunc(r.Paths, func(p string) bool { return reference(p, q.Path) })

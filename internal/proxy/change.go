@@ -84,6 +84,9 @@ func (c *change) reach(s *spec) error {
 	case call.Outbound:
 		keys = append(keys, s.mesh)
 	case call.Edge:
+		if s.redirect {
+			return nil
+		}
 		for _, r := range s.gateway.Routes {
 			keys = append(keys, newMeshKey(s.localID, r.ToID, r.Endpoints))
 		}

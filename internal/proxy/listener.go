@@ -46,9 +46,12 @@ func (p *Proxy) newListener(s *spec, address string, ups map[upstreamKey]upstrea
 		return nil, err
 	}
 	l := &listener{fixed: s.fixed, address: address, app: s.app, feed: newFeed()}
-	if config == nil {
+	switch {
+	case s.redirect:
+		l.front = l.feed
+	case config == nil:
 		l.front = &attesting{Listener: l.feed, proxy: p, request: s.request()}
-	} else {
+	default:
 		lc := mtls.ListenerConfig{Clock: p.cfg.Clock, Refused: p.refused(s)}
 		if s.end == call.Inbound {
 			lc.Conns = &p.conns
@@ -56,7 +59,7 @@ func (p *Proxy) newListener(s *spec, address string, ups map[upstreamKey]upstrea
 		l.front = mtls.NewListener(l.feed, config, lc)
 	}
 	if s.protocol == call.HTTP {
-		l.service = &webService{front: l.front, server: web.NewServer(web.Config{Gate: p.cfg.Gate, Clock: p.cfg.Clock, Logger: p.cfg.Logger}, site(s, ups))}
+		l.service = &webService{front: l.front, server: web.NewServer(web.Config{Gate: p.cfg.Gate, Clock: p.cfg.Clock, Logger: p.cfg.Logger}, p.site(s, ups)), site: p.site}
 	} else {
 		l.service = newTCPService(p, l.front, s, ups)
 	}
@@ -71,9 +74,10 @@ func (p *Proxy) newListener(s *spec, address string, ups map[upstreamKey]upstrea
 	return l, nil
 }
 
-// tlsConfig is nil for an outbound, which is plaintext on this host.
+// tlsConfig is nil for an outbound, which is plaintext on this host, and for a
+// listener that only tells the way to an edge.
 func (p *Proxy) tlsConfig(s *spec) (*tls.Config, error) {
-	if s.end == call.Outbound {
+	if s.end == call.Outbound || s.redirect {
 		return nil, nil
 	}
 	if s.end == call.Edge && s.cert != "" {
@@ -131,9 +135,10 @@ func (l *listener) drain(ctx context.Context) {
 type webService struct {
 	front  net.Listener
 	server *web.Server
+	site   func(*spec, map[upstreamKey]upstream) *web.Site
 }
 
-func (w *webService) update(s *spec, ups map[upstreamKey]upstream) { w.server.SetSite(site(s, ups)) }
+func (w *webService) update(s *spec, ups map[upstreamKey]upstream) { w.server.SetSite(w.site(s, ups)) }
 func (w *webService) run()                                         { _ = w.server.Serve(w.front) }
 func (w *webService) connections() int                             { return w.server.Connections() }
 
@@ -143,8 +148,16 @@ func (w *webService) drain(ctx context.Context) {
 }
 
 // site is what a web listener serves under s.
-func site(s *spec, ups map[upstreamKey]upstream) *web.Site {
+func (p *Proxy) site(s *spec, ups map[upstreamKey]upstream) *web.Site {
 	st := &web.Site{End: s.end, Listener: s.name, Local: s.local, LocalID: s.localID}
+	if s.end == call.Edge {
+		st.HSTS, st.Proxies = s.gateway.HSTS, s.gateway.Proxies
+	}
+	if s.redirect {
+		r := s.gateway.Redirect
+		st.Redirect = &web.Redirect{Hosts: r.Hosts, Port: r.Port, Count: p.meters.redirects.With(s.local).Inc}
+		return st
+	}
 	if s.end == call.Edge {
 		st.Revision = s.revision
 		st.Match = edgeMatch(s.gateway, s, ups)
@@ -164,7 +177,7 @@ func edgeMatch(g *snapshot.Gateway, s *spec, ups map[upstreamKey]upstream) func(
 	table := route.NewTable(g)
 	hops := make(map[string]web.Hop, len(g.Routes))
 	for _, r := range g.Routes {
-		hops[r.PolicyTarget] = web.Hop{Target: r.To, PolicyTarget: r.PolicyTarget, Upstream: ups[newMeshKey(s.localID, r.ToID, r.Endpoints)].web}
+		hops[r.PolicyTarget] = web.Hop{Target: r.To, PolicyTarget: r.PolicyTarget, Upstream: ups[newMeshKey(s.localID, r.ToID, r.Endpoints)].web, ForwardToken: r.ForwardToken}
 	}
 	return func(host, path, method string) web.Hop {
 		r := table.Match(host, path, method)

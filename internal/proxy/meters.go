@@ -7,6 +7,7 @@ type meters struct {
 	connections *metric.GaugeFamily
 	refusals    *metric.CounterFamily
 	surpluses   *metric.CounterFamily
+	redirects   *metric.CounterFamily
 }
 
 func newMeters(r *metric.Registry) meters {
@@ -17,6 +18,7 @@ func newMeters(r *metric.Registry) meters {
 		connections: r.Gauge("parley_proxy_connections", "Open connections by listener.", "listener"),
 		refusals:    r.Counter("parley_proxy_handshakes_refused_total", "TLS handshakes that did not complete, by listener.", "listener"),
 		surpluses:   r.Counter("parley_proxy_connections_surplus_total", "Connections closed at once because the listener had too many, by listener.", "listener"),
+		redirects:   r.Counter("parley_proxy_redirects_total", "Requests over plaintext HTTP that were told the way to HTTPS, by gateway.", "gateway"),
 	}
 }
 

@@ -20,6 +20,7 @@ type fixed struct {
 	local     string
 	localID   identity.ID
 	cert, key string // of an edge with files of its own
+	redirect  bool   // of a listener that tells the way to an edge
 	// runsAs is what an outbound's connections were attested by, each once; of an
 	// inbound its user, who has to hold the application's port.
 	runsAs snapshot.RunsAs
@@ -79,6 +80,12 @@ func (p *Proxy) plan(snap *snapshot.Snapshot) (wanted []*spec, failed []Listener
 			},
 			gateway: g, revision: snap.Revision,
 		})
+		if g.Redirect != nil {
+			wanted = append(wanted, &spec{fixed: fixed{
+				name: "gateway." + g.Name + ".redirect", stated: g.Redirect.Listen, end: call.Edge, protocol: call.HTTP,
+				local: g.Name, localID: g.ID, redirect: true,
+			}, gateway: g, revision: snap.Revision})
+		}
 	}
 	return wanted, failed
 }

@@ -22,6 +22,7 @@ func (s *Snapshot) For(host string, endpoints func(service string) []string) *Sn
 		out.Services = slices.AppendSeq([]Service{}, filter(s.Services, func(v Service) bool { return runs(v.RunsOn) }))
 		out.Gateways = slices.AppendSeq([]Gateway{}, filter(s.Gateways, func(g Gateway) bool { return runs(g.RunsOn) }))
 		out.Rules = rulesOf(&out, s.Rules)
+		out.Issuers = issuersOf(out.Rules, s.Issuers)
 		if len(out.Gateways) == 0 {
 			out.APIKeys = []APIKey{}
 		}
@@ -59,6 +60,17 @@ func rulesOf(s *Snapshot, all []policy.Rule) []policy.Rule {
 		}
 	}
 	return slices.AppendSeq([]policy.Rule{}, filter(all, func(r policy.Rule) bool { return targets[r.Target] }))
+}
+
+// issuersOf are those of all whose tokens some rule asks for.
+func issuersOf(rules []policy.Rule, all []Issuer) []Issuer {
+	used := map[string]bool{}
+	for _, r := range rules {
+		for _, want := range r.Any {
+			used[want.Issuer] = true
+		}
+	}
+	return slices.Collect(filter(all, func(i Issuer) bool { return used[i.URL] }))
 }
 
 func filter[T any](all []T, keep func(T) bool) func(yield func(T) bool) {

@@ -6,6 +6,8 @@
 package snapshot
 
 import (
+	"encoding/json"
+	"net/netip"
 	"time"
 
 	"github.com/parleymesh/parley/internal/identity"
@@ -35,6 +37,8 @@ type Snapshot struct {
 	Rules []policy.Rule `json:"rules"`
 	// APIKeys are the live ones.
 	APIKeys []APIKey `json:"api_keys"`
+	// Issuers are whose tokens gateways accept, in order of name.
+	Issuers []Issuer `json:"issuers,omitempty"`
 	// Members are all identities that the mesh file names.
 	Members []identity.ID `json:"members"`
 }
@@ -112,6 +116,30 @@ type Gateway struct {
 	KeyFile  string   `json:"key_file,omitempty"`
 	Hosts    []string `json:"hosts,omitempty"`
 	Routes   []Route  `json:"routes"`
+	// Redirect answers plaintext HTTP with the way to HTTPS, nil for none.
+	Redirect *Redirect `json:"redirect,omitempty"`
+	// HSTS is the Strict-Transport-Security value of every answer (RFC 6797
+	// section 6.1), empty for none.
+	HSTS string `json:"hsts,omitempty"`
+	// Proxies are those in front of the gateway, nil where clients connect to it.
+	Proxies *Proxies `json:"proxies,omitempty"`
+}
+
+// A Redirect is a plaintext listener beside a gateway.
+type Redirect struct {
+	Listen string `json:"listen"` // host:port
+	// Hosts are those that are redirected: names, and *.name for one more label.
+	Hosts []string `json:"hosts"`
+	// Port is where clients find the gateway.
+	Port int `json:"port"`
+}
+
+// Proxies say how far a gateway believes X-Forwarded-For.
+type Proxies struct {
+	// Hops is how many proxies a request passes at most.
+	Hops int `json:"hops"`
+	// From are the networks that they are in.
+	From []netip.Prefix `json:"from"`
 }
 
 // A Route leads from an edge to a service. The first that matches is taken.
@@ -127,6 +155,31 @@ type Route struct {
 	To        string      `json:"to"`
 	ToID      identity.ID `json:"to_id"`
 	Endpoints []string    `json:"endpoints"`
+	// ForwardToken hands the caller's token on; otherwise it stays at the gateway.
+	ForwardToken bool `json:"forward_token,omitempty"`
+}
+
+// An Issuer is whose tokens are accepted. Of JWKSURI, JWKSFile and Keys one is
+// set at most; without any the keys are found by discovery.
+type Issuer struct {
+	Name string `json:"name"`   // in the mesh file
+	URL  string `json:"issuer"` // exactly as in iss
+	// JWKSURI and JWKSFile are where the JWK set is; Keys is the set itself.
+	JWKSURI  string          `json:"jwks_uri,omitempty"`
+	JWKSFile string          `json:"jwks_file,omitempty"`
+	Keys     json.RawMessage `json:"keys,omitempty"`
+	// Algorithms and Types are as in jose.Rules, as are Skew and MaxAge.
+	Algorithms []string      `json:"algorithms"`
+	Types      []string      `json:"types"`
+	Skew       time.Duration `json:"clock_skew"`
+	MaxAge     time.Duration `json:"max_age,omitempty"`
+	// MaxStale is how long keys are used that could not be fetched again.
+	MaxStale time.Duration `json:"max_stale"`
+	// Hosts may be asked for keys beside those of the URLs above; PrivateHosts too,
+	// and they may be on private addresses.
+	Hosts        []string `json:"hosts,omitempty"`
+	PrivateHosts []string `json:"private_hosts,omitempty"`
+	CAFile       string   `json:"ca_file,omitempty"`
 }
 
 // An APIKey is what a gateway needs to know a key: never the key.

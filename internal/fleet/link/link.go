@@ -94,13 +94,27 @@ type Endpoint struct {
 
 // The capabilities that a peer may have, beside what every one of this protocol
 // has: what a snapshot may ask for that an older agent would not enforce.
-const ()
+const (
+	// EdgeFront is what stands in front of a gateway: redirect, HSTS, trusted proxies.
+	EdgeFront = "edge_front"
+	// Tokens are routes that ask for tokens of issuers.
+	Tokens = "tokens"
+)
 
 // Capabilities are those of this program, in order.
-func Capabilities() []string { return []string{} }
+func Capabilities() []string { return []string{EdgeFront, Tokens} }
 
 // Needs are the capabilities without which s would not be enforced as it is meant.
-func Needs(*snapshot.Snapshot) []string { return []string{} }
+func Needs(s *snapshot.Snapshot) []string {
+	needs := []string{}
+	if slices.ContainsFunc(s.Gateways, func(g snapshot.Gateway) bool { return g.Redirect != nil || g.HSTS != "" || g.Proxies != nil }) {
+		needs = append(needs, EdgeFront)
+	}
+	if len(s.Issuers) > 0 {
+		needs = append(needs, Tokens)
+	}
+	return needs
+}
 
 // Lacks are those of needs that has does not have.
 func Lacks(has, needs []string) (missing []string) {

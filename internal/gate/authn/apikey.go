@@ -1,8 +1,9 @@
-// Package authn is who asks, at an edge: it takes credentials out of a request's
-// header and turns them into an identity.Caller, or says what is wrong with them.
+// Package authn is who asks, at an edge: it takes API keys and tokens out of a
+// request's header and says whom they stand for, or what is wrong with them.
 //
-// It refuses to decide what a caller may do, to fetch anything, and to tell a
-// client why its credential was not good: the errors are for the record.
+// It refuses to decide what a caller may do, to fetch anything by itself, to keep
+// a credential, and to tell a client why its own was not good: the errors are for
+// the record.
 package authn
 
 import (

@@ -36,13 +36,16 @@ func FromHeaders(h call.Header) (key string, present bool, err error) {
 	}
 	token, ok := bearer(authorization[0])
 	switch {
-	case !ok || !strings.HasPrefix(token, keyPrefix):
+	case !ok || !isKey(token):
 		return key, present, nil
 	case present && token != key:
 		return "", false, ErrSeveral
 	}
 	return token, true, nil
 }
+
+// isKey says that a bearer token claims to be an API key.
+func isKey(token string) bool { return strings.HasPrefix(token, keyPrefix) }
 
 // bearer is the token of a Bearer credential; the scheme is case-insensitive
 // (RFC 9110 section 11.1).

@@ -23,6 +23,7 @@ import (
 	"github.com/parleymesh/parley/internal/clock"
 	"github.com/parleymesh/parley/internal/enrol/attest"
 	"github.com/parleymesh/parley/internal/fault"
+	"github.com/parleymesh/parley/internal/fetch"
 	"github.com/parleymesh/parley/internal/fleet/link"
 	"github.com/parleymesh/parley/internal/gate"
 	"github.com/parleymesh/parley/internal/identity"
@@ -83,6 +84,7 @@ type Agent struct {
 	cfg      Config
 	sink     *watched
 	spool    *spool.Spool
+	issuers  *fetch.Issuers
 	gate     *gate.Gate
 	proxy    *proxy.Proxy
 	attestor *attest.Attestor
@@ -121,7 +123,8 @@ func Open(cfg Config) (*Agent, error) {
 	a := &Agent{cfg: cfg, sink: &watched{Sink: cfg.Sink}, spool: sp, attestor: attest.New(attest.Config{Clock: cfg.Clock}), apps: newApps(cfg.Clock, cfg.Logger)}
 	a.trust.Store(&identity.Trust{})
 	a.keepers.init(a)
-	a.gate = gate.New(gate.Config{Host: cfg.Host, Recorder: sp, Clock: cfg.Clock, Logger: cfg.Logger, Metrics: cfg.Metrics})
+	a.issuers = fetch.NewIssuers(fetch.Config{Clock: cfg.Clock, Logger: cfg.Logger, Metrics: cfg.Metrics})
+	a.gate = gate.New(gate.Config{Host: cfg.Host, Recorder: sp, Clock: cfg.Clock, Logger: cfg.Logger, Metrics: cfg.Metrics, Issuers: a.issuers})
 	a.gate.SetTrust(a.trust.Load)
 	a.proxy = proxy.New(proxy.Config{
 		Gate: a.gate, Source: a.keepers.source, Attest: a.attest, AppPort: a.appPort,
@@ -175,6 +178,7 @@ func (a *Agent) Run(ctx context.Context, drain time.Duration) error {
 	err = errors.Join(err, a.proxy.Drain(drainCtx))
 	a.workload.Stop()
 	rest.Wait()
+	a.issuers.Stop()
 	a.keepers.stop()
 	a.flush(drainCtx)
 	stopLog()
@@ -243,4 +247,7 @@ func (a *Agent) Record(e *audit.Event) {
 }
 
 // Close releases an agent that was never run.
-func (a *Agent) Close() error { return errors.Join(a.socket.Close(), a.spool.Close()) }
+func (a *Agent) Close() error {
+	a.issuers.Stop()
+	return errors.Join(a.socket.Close(), a.spool.Close())
+}

@@ -2,13 +2,16 @@ package agent
 
 import (
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/parleymesh/parley/internal/audit"
 	"github.com/parleymesh/parley/internal/control/api"
 	"github.com/parleymesh/parley/internal/enrol/attest"
 	"github.com/parleymesh/parley/internal/fault"
+	"github.com/parleymesh/parley/internal/fetch"
 	"github.com/parleymesh/parley/internal/snapshot"
 )
 
@@ -102,8 +105,29 @@ func (a *Agent) Findings() []api.Finding {
 			out = append(out, f)
 		}
 	}
+	for _, p := range a.issuers.Problems() {
+		f := issuerFault(p)
+		out = append(out, api.Finding{Code: string(f.Code), Message: f.Message, Help: f.Hint})
+	}
 	slices.SortFunc(out, func(x, y api.Finding) int { return strings.Compare(x.Message, y.Message) })
 	return out
+}
+
+// issuerFault says what is wrong with the keys of an issuer. The issuer may have
+// written a part of it.
+func issuerFault(p fetch.Problem) *fault.Fault {
+	why := p.Err.Error()
+	if strings.ContainsFunc(why, func(c rune) bool { return c < ' ' || c > '~' }) {
+		why = strconv.QuoteToASCII(why)
+	}
+	const hint = "from the gateway's host: curl -v URL of the issuer, then parley explain jwks_unavailable"
+	switch {
+	case p.Closed:
+		return fault.New(fault.IssuerKeys, hint, "the keys of issuer %s are not loaded, and its tokens are refused: %s", p.Name, why)
+	case !p.Until.IsZero():
+		return fault.New(fault.IssuerKeys, hint, "the keys of issuer %s cannot be loaded again, those of before are used until %s: %s", p.Name, p.Until.UTC().Format(time.RFC3339), why)
+	}
+	return fault.New(fault.IssuerKeys, "tell whoever runs the issuer", "a key of issuer %s is not used: %s", p.Name, why)
 }
 
 // noteFindings keeps and, where they are new, records what attestation noticed.

@@ -46,6 +46,9 @@ func (a *Agent) follow(ctx context.Context) error {
 func (a *Agent) apply(ctx context.Context, u link.Update) error {
 	a.setTrust(u)
 	a.pending.Store(&u)
+	// Issuers first: a route of the new revision finds those that it names. One that
+	// left is gone at once, and its tokens with it.
+	a.issuers.Apply(u.Snapshot.Issuers)
 	if err := a.gate.Apply(u.Snapshot); err != nil {
 		return err
 	}

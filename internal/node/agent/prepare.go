@@ -46,6 +46,9 @@ func listens(s *snapshot.Snapshot) (out []listen) {
 	}
 	for _, g := range s.Gateways {
 		out = append(out, listen{"gateway." + g.Name, g.Listen})
+		if g.Redirect != nil {
+			out = append(out, listen{"gateway." + g.Name + ".redirect", g.Redirect.Listen})
+		}
 	}
 	return out
 }

@@ -58,6 +58,10 @@ func (s *Server) handle(w http.ResponseWriter, r *http.Request) {
 		x.refuse(s.cfg.Gate.Refuse(&x.req, refusal.Code, refusal), refusal.Code, refusal.Status)
 		return
 	}
+	if x.site.Redirect != nil {
+		x.redirect(x.site.Redirect)
+		return
+	}
 	if x.site.End == call.Edge {
 		x.match()
 	}
@@ -79,6 +83,9 @@ func (x *exchange) begin() {
 		RequestID: route.RequestID(x.r.Header[route.RequestIDField]),
 		Remote:    x.conn.remote, Peer: x.conn.peer, TLS: x.conn.tls,
 		Start: x.server.cfg.Clock.Now(),
+	}
+	if client, told := route.Client(x.conn.remote.Addr(), x.r.Header[route.ForwardedFor], x.site.Proxies); told {
+		x.req.Client = client
 	}
 	x.req.Trace, x.kept = route.NextTrace(x.r.Header[route.TraceParent])
 	if x.site.End != call.Edge {
@@ -173,9 +180,19 @@ func (x *exchange) answer(p *problem, v *call.Verdict, contentType string, body 
 		_ = x.control.EnableFullDuplex()
 	}
 	x.lastUnlessRead()
+	x.strict()
 	p.answer(x.w, v.ID, v, contentType, body)
 	if x.unread() {
 		x.skipBody()
+	}
+}
+
+// strict puts the edge's own Strict-Transport-Security into the answer, in place
+// of an application's: of several a browser takes the first (RFC 6797 section 8.1).
+// Over plaintext there is none (section 7.2).
+func (x *exchange) strict() {
+	if x.site.HSTS != "" && secure(x.conn) {
+		x.w.Header()["Strict-Transport-Security"] = []string{x.site.HSTS}
 	}
 }
 

@@ -116,17 +116,20 @@ func (x *exchange) outgoing(up Upstream, interim *interim) *http.Request {
 }
 
 // edgeFields tell services about the client of an edge. What the client said of
-// itself in these fields was dropped before; a Parley key has done its work here
-// and stays here.
+// itself in these fields was dropped before. A Parley key has done its work here
+// and stays here, and so does a token unless the route says otherwise: whoever has
+// it could use it wherever it is good.
 func (x *exchange) edgeFields(h http.Header) {
-	if x.req.Remote.IsValid() {
+	if client := x.req.Client; client.IsValid() {
+		h[route.ForwardedFor] = []string{client.String()}
+	} else if x.req.Remote.IsValid() {
 		h[route.ForwardedFor] = []string{x.req.Remote.Addr().String()}
 	}
-	h[route.ForwardedProto] = []string{"http"}
-	if secure(x.conn) {
-		h[route.ForwardedProto] = []string{"https"}
-	}
+	h[route.ForwardedProto] = []string{route.Proto(x.req.Remote.Addr(), x.r.Header[route.ForwardedProto], x.site.Proxies, secure(x.conn))}
 	h[route.ForwardedHost] = []string{x.req.Host}
+	if x.req.Caller.Token != nil && !x.hop.ForwardToken {
+		delete(h, "Authorization")
+	}
 	if x.req.Caller.KeyID != "" {
 		delete(h, "X-Api-Key")
 		// A credential of the application's own may stand beside the key.
@@ -146,6 +149,7 @@ func (x *exchange) respond(resp *http.Response, fromMesh bool) {
 	x.armWrite()
 	h := x.w.Header()
 	route.CleanResponse(h, resp.Header, fromMesh)
+	x.strict()
 	if len(h["Content-Type"]) == 0 {
 		h["Content-Type"] = nil // otherwise net/http guesses one from the body
 	}

@@ -44,10 +44,14 @@ func wording(code string) (title, detail string) {
 		return "There is no such route", "No route leads from this host and path to a service."
 	case "not_ready":
 		return "Not ready yet", "This proxy has no configuration yet; try again soon."
+	case "issuer_unavailable":
+		return "The token cannot be judged now", "The keys of the token's issuer are not available; try again with the same token."
 	case "audit_unavailable":
 		return "The call cannot be recorded", "Calls that cannot be recorded are not made; try again later."
 	case route.ProcessRefused:
 		return "This process may not call from here", "The process at the other end of this connection is not the service that this address belongs to."
+	case route.HTTPSRequired:
+		return "HTTPS is required", "The request carries a credential and came over plaintext HTTP. Send it by HTTPS, and replace the credential: others may have read it."
 	case route.PathRefused:
 		return "The request target is not canonical", "The path or query can be read in more than one way, or is malformed."
 	case route.HostRefused:
@@ -164,8 +168,11 @@ func (p *problem) answer(w http.ResponseWriter, id string, v *call.Verdict, cont
 	h.Set("Cache-Control", "no-store")
 	h.Set("X-Content-Type-Options", "nosniff")
 	h[route.Decision] = []string{id}
-	if p.Status == http.StatusUnauthorized && v.Challenge != "" {
+	if v.Challenge != "" && (p.Status == http.StatusUnauthorized || p.Status == http.StatusForbidden) {
 		h.Set("WWW-Authenticate", v.Challenge)
+	}
+	if p.Status == http.StatusServiceUnavailable {
+		h.Set("Retry-After", "1")
 	}
 	w.WriteHeader(p.Status)
 	_, _ = w.Write(body)

@@ -30,6 +30,7 @@ import (
 	"github.com/parleymesh/parley/internal/identity"
 	"github.com/parleymesh/parley/internal/mtls"
 	"github.com/parleymesh/parley/internal/proxy/route"
+	"github.com/parleymesh/parley/internal/snapshot"
 )
 
 // Limits of the server half.
@@ -54,6 +55,8 @@ type Hop struct {
 	// see call.Request.
 	Target, PolicyTarget string
 	Upstream             Upstream
+	// ForwardToken hands the caller's token on.
+	ForwardToken bool
 }
 
 // A Site is what a listener serves. It is immutable and replaced as a whole.
@@ -68,6 +71,13 @@ type Site struct {
 	// Match finds the hop by canonical host and path and by method; a Hop
 	// without an Upstream says that there is no route.
 	Match func(host, path, method string) Hop
+
+	// Of an edge: the value of Strict-Transport-Security of its answers, the proxies
+	// that are believed about the client, and what a listener for plaintext does
+	// instead of everything else.
+	HSTS     string
+	Proxies  *snapshot.Proxies
+	Redirect *Redirect
 }
 
 // Config is what a Server needs.
