@@ -54,26 +54,35 @@ func (x *exchange) forward() {
 	}
 	interim := &interim{arm: x.armWrite, w: x.w, proto11: x.r.ProtoAtLeast(1, 1), expects: x.r.Header.Get("Expect") != ""}
 	out := x.outgoing(up, interim)
-	if x.body != nil {
-		// Nothing reads the body once this handler has returned, and none of it is
-		// thrown away because the response begins early.
-		defer x.body.release()
-		if x.r.ProtoMajor == 1 {
-			_ = x.control.EnableFullDuplex()
-		}
+	if x.body != nil && x.r.ProtoMajor == 1 {
+		// None of the body is thrown away because the response begins early.
+		_ = x.control.EnableFullDuplex()
 	}
 	resp, err := t.RoundTrip(out)
 	interim.close()
+	defer x.over(resp)
 	if err != nil {
 		x.fail(err)
 		return
 	}
-	defer resp.Body.Close()
 	if resp.StatusCode == http.StatusSwitchingProtocols {
 		x.fail(errors.New("the upstream changed the protocol unasked"))
 		return
 	}
 	x.respond(resp, up.mesh())
+}
+
+// over ends both bodies, the request's first: nothing may read it once the handler
+// has returned, and closing that of an HTTP/2 response waits for the client half,
+// which waits for the client's next byte where the response ended before the
+// request did.
+func (x *exchange) over(resp *http.Response) {
+	if x.body != nil {
+		x.body.release()
+	}
+	if resp != nil {
+		_ = resp.Body.Close()
+	}
 }
 
 // outgoing is the request for the upstream: what was checked, and our own fields.
