@@ -198,7 +198,7 @@ next:
 	}
 }
 
-// TrailerAllowed says whether a trailer field of that name may travel: one that
+// TrailerAllowed says whether a request's trailer field of that name may travel: one that
 // could change how the message is framed, routed or authenticated may not (RFC
 // 9110 section 6.5.1), and neither may what no header may bring.
 func TrailerAllowed(name string) bool {
@@ -208,6 +208,24 @@ func TrailerAllowed(name string) bool {
 	switch textproto.CanonicalMIMEHeaderKey(name) {
 	case "Host", "Content-Length", "Content-Encoding", "Content-Type", "Content-Range", "Authorization",
 		"Cookie", "Set-Cookie", "X-Api-Key", "Traceparent", "Tracestate", "X-Request-Id", "Expect", "Cache-Control":
+		return false
+	}
+	return true
+}
+
+// ResponseTrailerAllowed is the same of a response. gRPC sends the metadata of an
+// application there, under any name, so only what frames or describes the message,
+// and what clients merge into their own state, is kept back. The decision passes
+// fromMesh.
+func ResponseTrailerAllowed(name string, fromMesh bool) bool {
+	if fromMesh && name == Decision {
+		return true
+	}
+	if Reserved(name) || HopByHop(name) {
+		return false
+	}
+	switch textproto.CanonicalMIMEHeaderKey(name) {
+	case "Host", "Content-Length", "Content-Encoding", "Content-Type", "Content-Range", "Set-Cookie":
 		return false
 	}
 	return true

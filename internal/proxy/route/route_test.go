@@ -200,6 +200,21 @@ func TestCleanResponse(t *testing.T) {
 	}
 }
 
+func TestResponseTrailers(t *testing.T) {
+	t.Parallel()
+	for name, want := range map[string]bool{
+		"Grpc-Status": true, "X-Request-Id": true, "X_metadata-Bin": true, "Traceparent": true,
+		"Parley-Decision": false, "X-Forwarded-For": false, "Connection": false, "Transfer-Encoding": false, "Content-Length": false, "Set-Cookie": false,
+	} {
+		if got := route.ResponseTrailerAllowed(name, false); got != want {
+			t.Errorf("%s: %v", name, got)
+		}
+	}
+	if !route.ResponseTrailerAllowed("Parley-Decision", true) || route.ResponseTrailerAllowed("Parley-Caller", true) {
+		t.Error("of the mesh's own, the decision passes and nothing else")
+	}
+}
+
 func TestTrace(t *testing.T) {
 	t.Parallel()
 	const good = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"

@@ -31,6 +31,7 @@ type exchange struct {
 
 	body     *body // nil for none
 	out      int64 // bytes of the response's body
+	grpc     *int  // the status of gRPC that the client was sent
 	upstream carrier
 	reported bool
 }
@@ -76,6 +77,7 @@ func (x *exchange) begin() {
 		End: x.site.End, Protocol: call.HTTP, Listener: x.site.Listener,
 		Local: x.site.Local, LocalID: x.site.LocalID,
 		Header:    route.Fields(nil),
+		GRPC:      isGRPC(x.r),
 		RequestID: route.RequestID(x.r.Header[route.RequestIDField]),
 		Remote:    x.conn.remote, Peer: x.conn.peer, TLS: x.conn.tls,
 		Start: x.server.cfg.Clock.Now(),
@@ -123,7 +125,8 @@ func (x *exchange) match() {
 // refuse answers a refusal that is recorded already.
 func (x *exchange) refuse(v call.Verdict, code string, status int) {
 	p := newProblem(&x.req, v.ID, code, status)
-	contentType, body := p.encode(x.r.Header["Accept"])
+	_, x.grpc = x.req.Answer(status)
+	contentType, body := x.encode(p)
 	x.answer(p, &v, contentType, body)
 }
 
@@ -156,12 +159,22 @@ func (x *exchange) fail(err error) {
 func (x *exchange) problem(code string, status int, failure string) {
 	v := &x.req.Verdict
 	p := newProblem(&x.req, v.ID, code, status)
-	contentType, body := p.encode(x.r.Header["Accept"])
+	contentType, body := x.encode(p)
+	status, x.grpc = x.req.Answer(status)
+	x.finish(failure, status)
+	x.answer(p, v, contentType, body)
+}
+
+// encode is p in the form that the client wants, counted as sent.
+func (x *exchange) encode(p *problem) (contentType string, body []byte) {
+	if x.req.GRPC {
+		return grpcType, nil
+	}
+	contentType, body = p.encode(x.r.Header["Accept"])
 	if x.r.Method != http.MethodHead {
 		x.out = int64(len(body))
 	}
-	x.finish(failure, status)
-	x.answer(p, v, contentType, body)
+	return contentType, body
 }
 
 // answer sends p, which is recorded, and is done with the request.
@@ -173,7 +186,11 @@ func (x *exchange) answer(p *problem, v *call.Verdict, contentType string, body 
 		_ = x.control.EnableFullDuplex()
 	}
 	x.lastUnlessRead()
-	p.answer(x.w, v.ID, v, contentType, body)
+	if x.grpc != nil {
+		p.answerGRPC(x.w, v.ID, *x.grpc)
+	} else {
+		p.answer(x.w, v.ID, v, contentType, body)
+	}
 	if x.unread() {
 		x.skipBody()
 	}
@@ -185,7 +202,7 @@ func (x *exchange) finish(failure string, status int) {
 		return
 	}
 	x.reported = true
-	o := call.Outcome{Status: status, Error: failure, BytesOut: x.out, End: x.server.cfg.Clock.Now()}
+	o := call.Outcome{Status: status, GRPC: x.grpc, Error: failure, BytesOut: x.out, End: x.server.cfg.Clock.Now()}
 	if x.body != nil {
 		o.BytesIn = x.body.n.Load()
 	}

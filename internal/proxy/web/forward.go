@@ -47,7 +47,7 @@ func (x *exchange) forward() {
 		x.fail(errors.New("an allowed request without a route"))
 		return
 	}
-	t, err := up.transport(x.r.ProtoMajor)
+	t, err := up.transport(x.carriage())
 	if err != nil {
 		x.fail(err)
 		return
@@ -70,6 +70,17 @@ func (x *exchange) forward() {
 		return
 	}
 	x.respond(resp, up.mesh())
+}
+
+// carriage is how the request goes on: in the version of HTTP in which it came.
+func (x *exchange) carriage() carriage {
+	switch {
+	case x.req.GRPC:
+		return streaming
+	case x.r.ProtoMajor == 2:
+		return http2
+	}
+	return http1
 }
 
 // over ends both bodies, the request's first: nothing may read it once the handler
@@ -148,9 +159,14 @@ func (x *exchange) edgeFields(h http.Header) {
 // respond copies the response. The outcome is reported before the write that
 // ends it: the last one of a known length, or the end that returning sends.
 func (x *exchange) respond(resp *http.Response, fromMesh bool) {
-	if fromMesh && x.site.End == call.Edge && resp.StatusCode >= 400 && len(resp.Header[route.Decision]) == 1 {
-		x.reword(resp.Header[route.Decision][0], resp.StatusCode)
-		return
+	if fromMesh && x.site.End == call.Edge {
+		if status, ok := x.sidecarStatus(resp); ok {
+			x.reword(resp.Header[route.Decision][0], status)
+			return
+		}
+	}
+	if x.req.GRPC {
+		x.grpc = parseStatus(resp.Header)
 	}
 	x.armWrite()
 	h := x.w.Header()
@@ -159,12 +175,12 @@ func (x *exchange) respond(resp *http.Response, fromMesh bool) {
 		h["Content-Type"] = nil // otherwise net/http guesses one from the body
 	}
 	for name := range resp.Trailer {
-		if route.TrailerAllowed(name) {
+		if route.ResponseTrailerAllowed(name, fromMesh) {
 			h.Add("Trailer", name)
 		}
 	}
 	x.lastUnlessRead()
-	if len(resp.Trailer) > 0 {
+	if len(resp.Trailer) > 0 || x.req.GRPC && resp.ContentLength > 0 {
 		// HTTP/2 may bring a length and trailers; HTTP/1.1 has room for one of them.
 		delete(h, "Content-Length")
 		resp.ContentLength = -1
@@ -177,11 +193,18 @@ func (x *exchange) respond(resp *http.Response, fromMesh bool) {
 	}
 	x.w.WriteHeader(resp.StatusCode)
 	if err := x.copyBody(resp); err != nil {
-		x.finish(x.lost(err), resp.StatusCode)
+		failure := x.lost(err)
+		if !x.reported && x.breakGRPC(failure) {
+			return
+		}
+		x.finish(failure, resp.StatusCode)
 		// The client must not take what it has for the whole.
 		panic(http.ErrAbortHandler)
 	}
-	x.copyTrailer(resp)
+	x.copyTrailer(resp, fromMesh)
+	if x.req.GRPC && x.grpc == nil {
+		x.grpc = parseStatus(resp.Trailer)
+	}
 	x.finish("", resp.StatusCode)
 }
 
@@ -232,10 +255,10 @@ func (x *exchange) copyBody(resp *http.Response) error {
 
 // copyTrailer hands over the trailers that were announced, and those that were
 // not but came, as gRPC servers do.
-func (x *exchange) copyTrailer(resp *http.Response) {
+func (x *exchange) copyTrailer(resp *http.Response, fromMesh bool) {
 	h := x.w.Header()
 	for name, values := range resp.Trailer {
-		if route.TrailerAllowed(name) {
+		if route.ResponseTrailerAllowed(name, fromMesh) {
 			h[http.TrailerPrefix+name] = values
 		}
 	}

@@ -116,10 +116,8 @@ func (x *exchange) reword(id string, status int) {
 		code = route.UpstreamTimeout
 	}
 	p := newProblem(&x.req, id, code, status)
-	contentType, body := p.encode(x.r.Header["Accept"])
-	if x.r.Method != http.MethodHead {
-		x.out = int64(len(body))
-	}
+	contentType, body := x.encode(p)
+	status, x.grpc = x.req.Answer(status)
 	x.finish("", status)
 	v := x.req.Verdict
 	v.ID = id

@@ -37,7 +37,11 @@ const (
 	readHeaderTimeout = 10 * time.Second
 	serverIdle        = 5 * time.Minute
 	maxHeaderBytes    = 64 << 10
-	maxStreams        = 100
+	// maxStreams is how many requests a connection of HTTP/2 has under way. An
+	// application at its own outbound listener, whose gRPC client waits for room
+	// instead of opening another connection, has ownStreams.
+	maxStreams = 100
+	ownStreams = 1000
 	// stall is how long a body may stand still in either direction of an
 	// HTTP/1.1 connection.
 	stall = 5 * time.Minute
@@ -109,19 +113,42 @@ func NewServer(cfg Config, site *Site) *Server {
 		IdleTimeout:       serverIdle,
 		MaxHeaderBytes:    maxHeaderBytes,
 		Protocols:         &protocols,
-		HTTP2: &http.HTTP2Config{
-			MaxConcurrentStreams: maxStreams,
-			SendPingTimeout:      pingAfter,
-			PingTimeout:          pingTimeout,
-			WriteByteTimeout:     writeTimeout,
-		},
-		ConnContext: s.connContext,
-		ConnState:   s.connState,
-		ErrorLog:    log.New(remarks{cfg.Logger}, "", 0),
+		HTTP2:             serverHTTP2(site.End),
+		ConnContext:       s.connContext,
+		ConnState:         s.connState,
+		ErrorLog:          log.New(remarks{cfg.Logger}, "", 0),
 		// "OPTIONS *" goes the way of every other request.
 		DisableGeneralOptionsHandler: true,
 	}
 	return s
+}
+
+// Windows of HTTP/2 (RFC 9113 section 5.2), in bytes. One stream whose reader
+// stands still must not take the room of its whole connection, which is what equal
+// windows do; and strangers must not make an edge keep much.
+const (
+	streamWindow     = 512 << 10
+	connWindow       = 16 << 20
+	edgeStreamWindow = 256 << 10
+	edgeConnWindow   = 1 << 20
+)
+
+func serverHTTP2(end call.End) *http.HTTP2Config {
+	c := &http.HTTP2Config{
+		MaxConcurrentStreams:          maxStreams,
+		MaxReceiveBufferPerStream:     streamWindow,
+		MaxReceiveBufferPerConnection: connWindow,
+		SendPingTimeout:               pingAfter,
+		PingTimeout:                   pingTimeout,
+		WriteByteTimeout:              writeTimeout,
+	}
+	switch end {
+	case call.Outbound:
+		c.MaxConcurrentStreams = ownStreams
+	case call.Edge:
+		c.MaxReceiveBufferPerStream, c.MaxReceiveBufferPerConnection = edgeStreamWindow, edgeConnWindow
+	}
+	return c
 }
 
 // SetSite replaces what is served; requests under way end as they began.
