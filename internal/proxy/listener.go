@@ -56,7 +56,12 @@ func (p *Proxy) newListener(s *spec, address string, ups map[upstreamKey]upstrea
 		l.front = mtls.NewListener(l.feed, config, lc)
 	}
 	if s.protocol == call.HTTP {
-		l.service = &webService{front: l.front, server: web.NewServer(web.Config{Gate: p.cfg.Gate, Clock: p.cfg.Clock, Logger: p.cfg.Logger}, site(s, ups))}
+		joiner := p.relay
+		if s.end == call.Edge {
+			joiner = p.edgeRelay
+		}
+		server := web.NewServer(web.Config{Gate: p.cfg.Gate, Clock: p.cfg.Clock, Logger: p.cfg.Logger, Joiner: joiner}, site(s, ups))
+		l.service = &webService{front: l.front, server: server}
 	} else {
 		l.service = newTCPService(p, l.front, s, ups)
 	}
@@ -150,7 +155,7 @@ func site(s *spec, ups map[upstreamKey]upstream) *web.Site {
 		st.Match = edgeMatch(s.gateway, s, ups)
 		return st
 	}
-	hop := web.Hop{Target: s.target}
+	hop := web.Hop{Target: s.target, WebSocket: s.webSocket}
 	if s.end == call.Inbound {
 		hop.PolicyTarget, hop.Upstream = s.target, ups[s.app].web
 	} else {
@@ -164,7 +169,10 @@ func edgeMatch(g *snapshot.Gateway, s *spec, ups map[upstreamKey]upstream) func(
 	table := route.NewTable(g)
 	hops := make(map[string]web.Hop, len(g.Routes))
 	for _, r := range g.Routes {
-		hops[r.PolicyTarget] = web.Hop{Target: r.To, PolicyTarget: r.PolicyTarget, Upstream: ups[newMeshKey(s.localID, r.ToID, r.Endpoints)].web}
+		hops[r.PolicyTarget] = web.Hop{
+			Target: r.To, PolicyTarget: r.PolicyTarget,
+			Upstream: ups[newMeshKey(s.localID, r.ToID, r.Endpoints)].web, WebSocket: r.WebSocket,
+		}
 	}
 	return func(host, path, method string) web.Hop {
 		r := table.Match(host, path, method)

@@ -30,6 +30,8 @@ type spec struct {
 	// Of an inbound: the service and its application.
 	target string
 	app    appKey
+	// Of an inbound and an outbound: whether requests may become WebSocket connections.
+	webSocket *snapshot.WebSocket
 	// Of an outbound: who is called.
 	mesh meshKey
 	// Of an edge, with the revision that its routes are of.
@@ -104,7 +106,7 @@ func inboundSpec(svc *snapshot.Service) *spec {
 			name: svc.Name + ".inbound", stated: in.Listen, end: call.Inbound,
 			protocol: call.Protocol(in.Protocol), local: svc.Name, localID: svc.ID,
 		},
-		target: svc.Name, app: appKey{in.App, in.AppHTTP2},
+		target: svc.Name, app: appKey{in.App, in.AppHTTP2}, webSocket: in.WebSocket,
 	}
 }
 
@@ -114,7 +116,7 @@ func outboundSpec(svc *snapshot.Service, out *snapshot.Outbound) *spec {
 			name: svc.Name + ".calls." + out.To, stated: out.Listen, end: call.Outbound,
 			protocol: call.Protocol(out.Protocol), local: svc.Name, localID: svc.ID, runsAs: svc.RunsAs,
 		},
-		target: out.To, mesh: newMeshKey(svc.ID, out.ToID, out.Endpoints),
+		target: out.To, mesh: newMeshKey(svc.ID, out.ToID, out.Endpoints), webSocket: out.WebSocket,
 	}
 }
 

@@ -60,8 +60,8 @@ func HopByHop(name string) bool {
 // CheckHeader refuses a request whose fields are ambiguous or ask for what is
 // not offered: names with an underscore or outside of the token characters,
 // which applications fold into other names; Connection options that could delete
-// a field of ours; Upgrade; a second Authorization, Host or Content-Length; and
-// control characters in a value.
+// a field of ours; an upgrade to anything but WebSocket, see AsksUpgrade; a second
+// Authorization, Host or Content-Length; and control characters in a value.
 func CheckHeader(h http.Header) error {
 	for name, values := range h {
 		if err := checkName(name); err != nil {
@@ -83,8 +83,8 @@ func CheckHeader(h http.Header) error {
 			return badHeader("the header asks for another method by " + other)
 		}
 	}
-	if len(h["Upgrade"]) > 0 || len(h["Http2-Settings"]) > 0 {
-		return &Refusal{UpgradeRefused, http.StatusNotImplemented, "the request asks for an upgrade of the protocol"}
+	if up := h["Upgrade"]; len(up) > 1 || len(up) == 1 && !strings.EqualFold(up[0], "websocket") || len(h["Http2-Settings"]) > 0 {
+		return NoUpgrade()
 	}
 	return checkConnection(h["Connection"])
 }
@@ -119,15 +119,18 @@ func checkConnection(values []string) error {
 	for _, v := range values {
 		for token := range strings.SplitSeq(v, ",") {
 			switch token = strings.Trim(token, " \t"); {
-			case token == "", strings.EqualFold(token, "close"), strings.EqualFold(token, "keep-alive"), strings.EqualFold(token, "te"):
-			case strings.EqualFold(token, "upgrade"):
-				return &Refusal{UpgradeRefused, http.StatusNotImplemented, "the request asks for an upgrade of the protocol"}
+			case token == "", strings.EqualFold(token, "close"), strings.EqualFold(token, "keep-alive"), strings.EqualFold(token, "te"), strings.EqualFold(token, "upgrade"):
 			default:
 				return badHeader("the Connection field has an option other than close, keep-alive, te and upgrade")
 			}
 		}
 	}
 	return nil
+}
+
+// NoUpgrade refuses an upgrade that is not offered.
+func NoUpgrade() error {
+	return &Refusal{UpgradeRefused, http.StatusNotImplemented, "the request asks for an upgrade of the protocol"}
 }
 
 // CheckMethod refuses what is no method, and CONNECT and TRACE, which are

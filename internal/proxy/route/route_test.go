@@ -154,8 +154,11 @@ func TestCheckHeader(t *testing.T) {
 		"other method":  {http.Header{"X-Http-Method-Override": {"DELETE"}}, route.HeaderRefused},
 		"other method2": {http.Header{"X-Method-Override": {"DELETE"}}, route.HeaderRefused},
 		"other method3": {http.Header{"X-Http-Method": {"DELETE"}}, route.HeaderRefused},
-		"upgrade token": {http.Header{"Connection": {"UpGrade"}}, route.UpgradeRefused},
-		"upgrade":       {http.Header{"Upgrade": {"websocket"}}, route.UpgradeRefused},
+		"websocket":     {http.Header{"Connection": {"keep-alive, UpGrade"}, "Upgrade": {"WebSocket"}}, ""}, // see AsksUpgrade
+		"h2c":           {http.Header{"Upgrade": {"h2c"}}, route.UpgradeRefused},
+		"two":           {http.Header{"Upgrade": {"websocket", "websocket"}}, route.UpgradeRefused},
+		"either":        {http.Header{"Upgrade": {"websocket, h2c"}}, route.UpgradeRefused},
+		"settings":      {http.Header{"Http2-Settings": {"AAMAAABk"}}, route.UpgradeRefused},
 	} {
 		err := route.CheckHeader(tt.h)
 		var code string

@@ -29,7 +29,9 @@ type exchange struct {
 	kept    bool // the trace is the client's
 	hop     Hop
 
+	upgrade  bool  // a checked handshake of WebSocket
 	body     *body // nil for none
+	in       int64 // bytes that came over a WebSocket connection
 	out      int64 // bytes of the response's body
 	grpc     *int  // the status of gRPC that the client was sent
 	upstream carrier
@@ -51,16 +53,20 @@ func (s *Server) handle(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
-	if err := x.canonical(); err != nil {
+	err := x.canonical()
+	if err == nil {
+		if x.site.End == call.Edge {
+			x.match()
+		}
+		err = x.checkUpgrade()
+	}
+	if err != nil {
 		var refusal *route.Refusal
 		if !errors.As(err, &refusal) {
 			refusal = &route.Refusal{Code: route.HeaderRefused, Status: http.StatusBadRequest, Reason: err.Error()}
 		}
 		x.refuse(s.cfg.Gate.Refuse(&x.req, refusal.Code, refusal), refusal.Code, refusal.Status)
 		return
-	}
-	if x.site.End == call.Edge {
-		x.match()
 	}
 	verdict := s.cfg.Gate.Check(&x.req)
 	defer x.finish(route.UpstreamClosed, 0) // for a panic on the way; otherwise it was reported
@@ -202,7 +208,7 @@ func (x *exchange) finish(failure string, status int) {
 		return
 	}
 	x.reported = true
-	o := call.Outcome{Status: status, GRPC: x.grpc, Error: failure, BytesOut: x.out, End: x.server.cfg.Clock.Now()}
+	o := call.Outcome{Status: status, GRPC: x.grpc, Error: failure, BytesIn: x.in, BytesOut: x.out, End: x.server.cfg.Clock.Now()}
 	if x.body != nil {
 		o.BytesIn = x.body.n.Load()
 	}

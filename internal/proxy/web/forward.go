@@ -66,15 +66,18 @@ func (x *exchange) forward() {
 		return
 	}
 	if resp.StatusCode == http.StatusSwitchingProtocols {
-		x.fail(errors.New("the upstream changed the protocol unasked"))
+		x.tunnel(resp, up.mesh())
 		return
 	}
 	x.respond(resp, up.mesh())
 }
 
-// carriage is how the request goes on: in the version of HTTP in which it came.
+// carriage is how the request goes on: in the version of HTTP in which it came. An
+// upgrade is of HTTP/1.1, so it has a connection of that on every hop.
 func (x *exchange) carriage() carriage {
 	switch {
+	case x.upgrade:
+		return upgrading
 	case x.req.GRPC:
 		return streaming
 	case x.r.ProtoMajor == 2:
@@ -109,6 +112,9 @@ func (x *exchange) outgoing(up Upstream, interim *interim) *http.Request {
 	}
 	if len(h["User-Agent"]) == 0 {
 		h["User-Agent"] = []string{""} // otherwise net/http makes one up
+	}
+	if x.upgrade {
+		h["Connection"], h["Upgrade"] = []string{"Upgrade"}, []string{"websocket"}
 	}
 	// An empty query keeps its question mark: the bytes are the client's.
 	query := strings.TrimPrefix(x.query, "?")

@@ -48,6 +48,7 @@ const (
 	http1 carriage = iota
 	http2
 	streaming // HTTP/2 without a limit for the head of the response
+	upgrading // HTTP/1.1, whatever else the upstream speaks
 )
 
 // An Upstream is something that requests are forwarded to.
@@ -223,12 +224,12 @@ func (g *generation) retire() {
 
 // App is an application behind its sidecar, in plaintext.
 type App struct {
-	addr       string
-	t, streams *http.Transport
+	addr                  string
+	t, streams, upgrading *http.Transport
 }
 
 // NewApp reaches addr: host:port, or unix: and an absolute path. With h2 it
-// speaks HTTP/2 from the first byte, otherwise HTTP/1.1. Deadlines are set by clk.
+// speaks HTTP/2 from the first byte, but for WebSocket, otherwise HTTP/1.1. Deadlines are set by clk.
 func NewApp(addr string, h2 bool, clk clock.Clock) *App {
 	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
 		c, err := DialApp(ctx, addr)
@@ -238,8 +239,9 @@ func NewApp(addr string, h2 bool, clk clock.Clock) *App {
 		return &patient{Conn: c, clk: clk}, nil
 	}
 	a := &App{addr: addr, t: appTransport(h2, dial)}
-	a.streams = a.t
+	a.streams, a.upgrading = a.t, a.t
 	if h2 {
+		a.upgrading = appTransport(false, dial)
 		a.streams = appTransport(h2, dial)
 		a.streams.ResponseHeaderTimeout = 0
 	}
@@ -285,8 +287,11 @@ func DialApp(ctx context.Context, addr string) (net.Conn, error) {
 }
 
 func (a *App) transport(c carriage) (*http.Transport, error) {
-	if c == streaming {
+	switch c {
+	case streaming:
 		return a.streams, nil
+	case upgrading:
+		return a.upgrading, nil
 	}
 	return a.t, nil
 }
@@ -299,6 +304,7 @@ func (a *App) address() string { return a.addr }
 func (a *App) Close() {
 	a.t.CloseIdleConnections()
 	a.streams.CloseIdleConnections()
+	a.upgrading.CloseIdleConnections()
 }
 
 func newTransport(idle time.Duration) *http.Transport {

@@ -30,6 +30,7 @@ import (
 	"github.com/parleymesh/parley/internal/identity"
 	"github.com/parleymesh/parley/internal/mtls"
 	"github.com/parleymesh/parley/internal/proxy/route"
+	"github.com/parleymesh/parley/internal/snapshot"
 )
 
 // Limits of the server half.
@@ -58,6 +59,8 @@ type Hop struct {
 	// see call.Request.
 	Target, PolicyTarget string
 	Upstream             Upstream
+	// WebSocket lets requests become WebSocket connections; nil refuses it.
+	WebSocket *snapshot.WebSocket
 }
 
 // A Site is what a listener serves. It is immutable and replaced as a whole.
@@ -79,6 +82,15 @@ type Config struct {
 	Gate   route.Gate
 	Clock  clock.Clock
 	Logger *slog.Logger
+	// Joiner relays what became a WebSocket connection.
+	Joiner Joiner
+}
+
+// A Joiner relays between a client's connection and its upstream's until it is
+// over, and closes both. ended is told once, before the last end of stream is sent,
+// how many bytes came from the client and went to it, and the code of a failure.
+type Joiner interface {
+	Join(ctx context.Context, down, up net.Conn, ended func(in, out int64, code string))
 }
 
 // Attested is a connection whose process was asked for. The answer is there once
@@ -95,6 +107,12 @@ type Server struct {
 	site  atomic.Pointer[Site]
 	conns atomic.Int64
 
+	// tunnels is held for reading by each WebSocket connection; cut ends those that
+	// are left when the server is over.
+	tunnels sync.RWMutex
+	ctx     context.Context
+	cut     context.CancelFunc
+
 	buffers sync.Pool // *[copySize]byte
 }
 
@@ -103,6 +121,7 @@ type Server struct {
 func NewServer(cfg Config, site *Site) *Server {
 	s := &Server{cfg: cfg, buffers: sync.Pool{New: func() any { return new([copySize]byte) }}}
 	s.site.Store(site)
+	s.ctx, s.cut = context.WithCancel(context.Background())
 	var protocols http.Protocols
 	protocols.SetHTTP1(true)
 	protocols.SetHTTP2(true)
@@ -158,13 +177,27 @@ func (s *Server) SetSite(site *Site) { s.site.Store(site) }
 // error is never nil.
 func (s *Server) Serve(ln net.Listener) error { return s.http.Serve(ln) }
 
-// Shutdown stops accepting, lets requests under way end until ctx does, and then
-// closes what is left.
+// Shutdown stops accepting, lets requests and WebSocket connections under way end
+// until ctx does, and then closes what is left.
 func (s *Server) Shutdown(ctx context.Context) error {
 	err := s.http.Shutdown(ctx)
 	if err != nil {
 		_ = s.http.Close()
 	}
+	// net/http knows nothing of connections that were taken over.
+	over := make(chan struct{})
+	go func() {
+		s.tunnels.Lock()
+		//lint:ignore SA2001 to wait for those that hold it for reading is the purpose
+		s.tunnels.Unlock()
+		close(over)
+	}()
+	select {
+	case <-over:
+	case <-ctx.Done():
+	}
+	s.cut()
+	<-over
 	return err
 }
 
