@@ -4,12 +4,15 @@ import "net/http"
 
 // Statuses of gRPC (doc/statuscodes.md of gRPC) that a proxy gives.
 const (
-	GRPCUnknown          = 2
-	GRPCPermissionDenied = 7
-	GRPCUnimplemented    = 12
-	GRPCInternal         = 13
-	GRPCUnavailable      = 14
-	GRPCUnauthenticated  = 16
+	GRPCCancelled         = 1
+	GRPCUnknown           = 2
+	GRPCDeadlineExceeded  = 4
+	GRPCPermissionDenied  = 7
+	GRPCResourceExhausted = 8
+	GRPCUnimplemented     = 12
+	GRPCInternal          = 13
+	GRPCUnavailable       = 14
+	GRPCUnauthenticated   = 16
 )
 
 // Answer is how the caller of r is told of a refusal or failure with that HTTP

@@ -251,24 +251,44 @@ func TestGRPCBroken(t *testing.T) {
 	cancelled := make(chan struct{})
 	app := httpApp(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "application/grpc")
-		_, _ = io.WriteString(w, "half")
-		_ = http.NewResponseController(w).Flush()
-		if r.URL.Path == "/breaks" {
-			panic(http.ErrAbortHandler)
+		if r.URL.Path != "/late" {
+			_, _ = io.WriteString(w, "half")
+			_ = http.NewResponseController(w).Flush()
 		}
-		<-r.Context().Done()
-		close(cancelled)
+		switch r.URL.Path {
+		case "/waits":
+			<-r.Context().Done()
+			close(cancelled)
+		case "/late", "/later":
+			time.Sleep(60 * time.Millisecond)
+		case "/gone":
+			_ = r.Context().Value(http.ServerContextKey).(*http.Server).Close()
+		}
+		panic(http.ErrAbortHandler)
 	}))
 	p := newPair(t, pairConfig{protocol: call.HTTP, h2: true, app: app})
 	c := client(t, true)
-	resp, body, status := rpc(t, c, p.url+"/breaks", nil)
-	in, out := p.orders.gate.Finished(1)[0], p.web.gate.Finished(1)[0]
-	if id := in.Request.Verdict.ID; body != "half" || status != "14" || resp.Trailer.Get("Parley-Decision") != id || !strings.Contains(resp.Trailer.Get("Grpc-Message"), id) {
-		t.Errorf("got %q, %v", body, resp.Trailer)
+	broken := func(path, timeout, wantBody, wantStatus, wantError string) {
+		t.Helper()
+		p.orders.gate.Reset()
+		p.web.gate.Reset()
+		resp, body, status := rpc(t, c, p.url+path, nil, "Grpc-Timeout", timeout)
+		in, out := p.orders.gate.Finished(1)[0], p.web.gate.Finished(1)[0]
+		id, fields := in.Request.Verdict.ID, resp.Trailer
+		if wantBody == "" {
+			fields = resp.Header
+		}
+		if body != wantBody || status != wantStatus || fields.Get("Parley-Decision") != id || !strings.HasSuffix(fields.Get("Grpc-Message"), id) {
+			t.Errorf("%s: got %q, %v %v", path, body, resp.Header, resp.Trailer)
+		}
+		if in.Outcome.Error != wantError || fmt.Sprint(*in.Outcome.GRPC, *out.Outcome.GRPC) != status+" "+status || in.Outcome.Status != 200 {
+			t.Errorf("%s: recorded %+v %+v", path, in.Outcome, out.Outcome)
+		}
 	}
-	if in.Outcome.Error != route.UpstreamClosed || *in.Outcome.GRPC != 14 || *out.Outcome.GRPC != 14 {
-		t.Errorf("recorded %+v %+v", in.Outcome, out.Outcome)
-	}
+	broken("/breaks", "9S", "half", "13", route.UpstreamClosed)
+	broken("/later", "50m", "half", "4", route.UpstreamTimeout)
+	broken("/late", "50m", "", "4", route.UpstreamTimeout)
+	broken("/late", "9S", "", "13", route.UpstreamClosed)
 
 	ctx, cancel := context.WithCancel(context.Background())
 	req, _ := http.NewRequestWithContext(ctx, "POST", p.url+"/waits", nil)
@@ -292,6 +312,7 @@ func TestGRPCBroken(t *testing.T) {
 			t.Errorf("recorded %+v", e.Outcome)
 		}
 	}
+	broken("/gone", "9S", "half", "14", route.UpstreamClosed)
 }
 
 // A stream whose server does not read keeps up none of the others that share its

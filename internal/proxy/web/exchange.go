@@ -1,6 +1,7 @@
 package web
 
 import (
+	"cmp"
 	"errors"
 	"net/http"
 	"strings"
@@ -158,6 +159,10 @@ func (x *exchange) fail(err error) {
 		code, status = route.ClientClosed, http.StatusBadRequest
 		x.w.Header().Set("Connection", "close")
 	}
+	if late, s := x.ended(err); s != nil {
+		code, status = cmp.Or(late, code), http.StatusBadGateway
+		x.grpc = s
+	}
 	x.problem(code, status, code)
 }
 
@@ -166,7 +171,10 @@ func (x *exchange) problem(code string, status int, failure string) {
 	v := &x.req.Verdict
 	p := newProblem(&x.req, v.ID, code, status)
 	contentType, body := x.encode(p)
-	status, x.grpc = x.req.Answer(status)
+	status, s := x.req.Answer(status)
+	if x.grpc == nil {
+		x.grpc = s
+	}
 	x.finish(failure, status)
 	x.answer(p, v, contentType, body)
 }

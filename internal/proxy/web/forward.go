@@ -200,7 +200,7 @@ func (x *exchange) respond(resp *http.Response, fromMesh bool) {
 	x.w.WriteHeader(resp.StatusCode)
 	if err := x.copyBody(resp); err != nil {
 		failure := x.lost(err)
-		if !x.reported && x.breakGRPC(failure) {
+		if !x.reported && x.breakGRPC(failure, err) {
 			return
 		}
 		x.finish(failure, resp.StatusCode)

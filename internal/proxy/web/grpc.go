@@ -1,9 +1,13 @@
 package web
 
 import (
+	"cmp"
+	"errors"
+	"math"
 	"net/http"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/parleymesh/parley/internal/call"
 	"github.com/parleymesh/parley/internal/proxy/route"
@@ -95,11 +99,14 @@ func (x *exchange) sidecarStatus(resp *http.Response) (status int, ok bool) {
 // breakGRPC ends a gRPC stream whose upstream failed with a status that says so,
 // in place of a reset that tells the client nothing. It returns false where the
 // client is gone, or is not of gRPC.
-func (x *exchange) breakGRPC(failure string) bool {
+func (x *exchange) breakGRPC(failure string, err error) bool {
 	if !x.req.GRPC || failure == route.ClientClosed {
 		return false
 	}
 	_, x.grpc = x.req.Answer(http.StatusBadGateway)
+	if late, s := x.ended(err); s != nil {
+		failure, x.grpc = cmp.Or(late, failure), s
+	}
 	x.finish(failure, http.StatusOK)
 	v := &x.req.Verdict
 	p := newProblem(&x.req, v.ID, failure, http.StatusBadGateway)
@@ -108,4 +115,61 @@ func (x *exchange) breakGRPC(failure string) bool {
 	h[http.TrailerPrefix+grpcMessage] = []string{encodeMessage(p.message(v.ID))}
 	h[http.TrailerPrefix+route.Decision] = []string{v.ID}
 	return true
+}
+
+// A streamReset is a stream that its other side ended (RFC 9113 section 6.4). The
+// error of net/http fills in a struct of this form, whatever its name.
+type streamReset struct {
+	StreamID uint32
+	Code     uint32
+	Cause    error
+}
+
+// Error implements error.
+func (streamReset) Error() string { return "the stream was reset" }
+
+// ended is the status of gRPC for an upstream that ended a call on purpose, nil
+// where it did not: gRPC servers reset a stream when its time is over, and by codes
+// that mean something to their clients (doc/PROTOCOL-HTTP2.md of gRPC, Errors). late
+// is the code of the failure where it was the time.
+func (x *exchange) ended(err error) (late string, status *int) {
+	var reset streamReset
+	if !x.req.GRPC || !errors.As(err, &reset) {
+		return "", nil
+	}
+	const refusedStream, cancel, enhanceYourCalm, inadequateSecurity = 7, 8, 11, 12
+	s := call.GRPCInternal
+	switch reset.Code {
+	case refusedStream:
+		s = call.GRPCUnavailable
+	case cancel:
+		s = call.GRPCCancelled
+	case enhanceYourCalm:
+		s = call.GRPCResourceExhausted
+	case inadequateSecurity:
+		s = call.GRPCPermissionDenied
+	}
+	if limit, ok := grpcTimeout(x.r.Header["Grpc-Timeout"]); ok && x.server.cfg.Clock.Now().Sub(x.req.Start) >= limit {
+		s, late = call.GRPCDeadlineExceeded, route.UpstreamTimeout
+	}
+	return late, &s
+}
+
+// grpcTimeout reads Grpc-Timeout: at most eight digits and a unit.
+func grpcTimeout(values []string) (time.Duration, bool) {
+	if len(values) != 1 || len(values[0]) < 2 || len(values[0]) > 9 {
+		return 0, false
+	}
+	v := values[0]
+	unit, ok := map[byte]time.Duration{
+		'H': time.Hour, 'M': time.Minute, 'S': time.Second, 'm': time.Millisecond, 'u': time.Microsecond, 'n': time.Nanosecond,
+	}[v[len(v)-1]]
+	n, err := strconv.ParseUint(v[:len(v)-1], 10, 32)
+	if !ok || err != nil {
+		return 0, false
+	}
+	if time.Duration(n) > math.MaxInt64/unit {
+		return math.MaxInt64, true
+	}
+	return time.Duration(n) * unit, true
 }
