@@ -448,3 +448,33 @@ func TestStreamOutlivesRenewalAndDrain(t *testing.T) {
 		t.Errorf("recorded %+v", e.Outcome)
 	}
 }
+
+// A client of HTTP/2 is told that its connection takes no more requests (GOAWAY, RFC
+// 9113 section 6.8) while one is under way.
+func TestDrainSaysGoAway(t *testing.T) {
+	t.Parallel()
+	entered, hold := make(chan struct{}), make(chan struct{})
+	defer close(hold)
+	app := httpApp(t, http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+		close(entered)
+		<-hold
+	}))
+	p := newPair(t, pairConfig{protocol: call.HTTP, app: app})
+	c := p.dial(t)
+	const goAway, endStreamAndHeaders = 7, 5
+	_, _ = io.WriteString(c, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"+"\x00\x00\x00\x04\x00\x00\x00\x00\x00"+
+		"\x00\x00\x0b\x01"+string(rune(endStreamAndHeaders))+"\x00\x00\x00\x01"+"\x82\x86\x84\x01\x06orders") // GET http / orders
+	<-entered
+	p.web.apply(&snapshot.Snapshot{})
+	for head := make([]byte, 9); ; {
+		if _, err := io.ReadFull(c, head); err != nil {
+			t.Fatalf("no GOAWAY: %v", err)
+		}
+		if head[3] == goAway {
+			return
+		}
+		if _, err := io.CopyN(io.Discard, c, int64(head[0])<<16|int64(head[1])<<8|int64(head[2])); err != nil {
+			t.Fatal(err)
+		}
+	}
+}

@@ -347,3 +347,34 @@ func TestWebSocketAtEdge(t *testing.T) {
 		}
 	}
 }
+
+// WebSocket over HTTP/2 (RFC 8441) is not offered, so that clients open a connection
+// of HTTP/1.1 for it; who tries all the same is refused and nothing reaches the
+// application.
+func TestExtendedConnect(t *testing.T) {
+	t.Parallel()
+	app, seen := wsApp(t, switched+"\r\n", echo)
+	p := newPair(t, pairConfig{protocol: call.HTTP, app: app, ws: &snapshot.WebSocket{}})
+	c := p.dial(t)
+	fields := "\x02\x07CONNECT" + "\x00\x09:protocol\x09websocket" + "\x86\x84\x01\x06orders"
+	_, _ = io.WriteString(c, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"+"\x00\x00\x00\x04\x00\x00\x00\x00\x00"+
+		"\x00\x00"+string(rune(len(fields)))+"\x01\x04\x00\x00\x00\x01"+fields)
+	const resetStream, settings, enableConnect = 3, 4, 8
+	for head := make([]byte, 9); head[3] != resetStream; {
+		if _, err := io.ReadFull(c, head); err != nil {
+			t.Fatalf("no refusal: %v", err)
+		}
+		payload := make([]byte, int(head[1])<<8|int(head[2]))
+		if _, err := io.ReadFull(c, payload); err != nil {
+			t.Fatal(err)
+		}
+		for ; head[3] == settings && len(payload) >= 6; payload = payload[6:] {
+			if payload[0] == 0 && payload[1] == enableConnect {
+				t.Error("it is offered")
+			}
+		}
+	}
+	if len(seen) > 0 || len(p.orders.gate.Entries()) > 0 {
+		t.Errorf("%d requests reached the application", len(seen))
+	}
+}
