@@ -90,13 +90,33 @@ type Endpoint struct {
 
 // The capabilities that a peer may have, beside what every one of this protocol
 // has: what a snapshot may ask for that an older agent would not enforce.
-const ()
+const (
+	// WebSocket is to let requests become WebSocket connections, and to compare the
+	// origins of pages.
+	WebSocket = "websocket"
+)
 
 // Capabilities are those of this program, in order.
-func Capabilities() []string { return []string{} }
+func Capabilities() []string { return []string{WebSocket} }
 
 // Needs are the capabilities without which s would not be enforced as it is meant.
-func Needs(*snapshot.Snapshot) []string { return []string{} }
+func Needs(s *snapshot.Snapshot) []string {
+	if offersWebSocket(s) {
+		return []string{WebSocket}
+	}
+	return []string{}
+}
+
+func offersWebSocket(s *snapshot.Snapshot) bool {
+	for _, v := range s.Services {
+		if v.Inbound != nil && v.Inbound.WebSocket != nil || slices.ContainsFunc(v.Outbound, func(o snapshot.Outbound) bool { return o.WebSocket != nil }) {
+			return true
+		}
+	}
+	return slices.ContainsFunc(s.Gateways, func(g snapshot.Gateway) bool {
+		return slices.ContainsFunc(g.Routes, func(r snapshot.Route) bool { return r.WebSocket != nil })
+	})
+}
 
 // Lacks are those of needs that has does not have.
 func Lacks(has, needs []string) (missing []string) {
