@@ -316,9 +316,8 @@ func TestGRPCBroken(t *testing.T) {
 }
 
 // A stream whose server does not read keeps up none of the others that share its
-// connections.
+// connections. It moves much, and so not beside the tests that measure time.
 func TestStalledStream(t *testing.T) {
-	t.Parallel()
 	release := make(chan struct{})
 	t.Cleanup(func() { close(release) })
 	app := httpApp(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -338,7 +337,7 @@ func TestStalledStream(t *testing.T) {
 	defer cancel()
 	const size = 16 << 20
 	sent := new(atomic.Int64)
-	for range 4 {
+	for range 2 {
 		req, _ := http.NewRequestWithContext(ctx, "POST", p.url+"/stalled", &counted{left: size, sent: sent})
 		req.Header.Set("Content-Type", "application/grpc")
 		stalled.Go(func() {
@@ -352,10 +351,10 @@ func TestStalledStream(t *testing.T) {
 		before = sent.Load()
 	}
 	c.Timeout = 5 * time.Second
-	if _, body, _ := rpc(t, c, p.url+"/other", bytes.NewReader(make([]byte, 3<<20))); body != fmt.Sprint(3<<20) {
+	if _, body, _ := rpc(t, c, p.url+"/other", bytes.NewReader(make([]byte, 2<<20))); body != fmt.Sprint(2<<20) {
 		t.Errorf("got %q", body)
 	}
-	if n := sent.Load(); n == 4*size {
+	if n := sent.Load(); n == 2*size {
 		t.Error("the stalled streams do not stall")
 	}
 }
