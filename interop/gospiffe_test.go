@@ -16,8 +16,8 @@ import (
 	"github.com/spiffe/go-spiffe/v2/workloadapi"
 )
 
-// play is what this test binary does as a workload of its own: an unchanged
-// go-spiffe client.
+// play is what this test binary does as a program of its own: an unchanged
+// go-spiffe client, or a server that another suite starts.
 func play(role string) int {
 	if addr, ok := strings.CutPrefix(role, "echo:"); ok {
 		return echoRole(addr)
@@ -34,6 +34,8 @@ func play(role string) int {
 		err = watch(ctx)
 	case "take":
 		err = take(ctx, os.Getenv("PARLEY_INTEROP_ID"))
+	case "conformance":
+		err = conformance()
 	default:
 		err = errors.New("no such role")
 	}

@@ -1,6 +1,7 @@
 // Package interop holds Parley to programs that nobody here wrote: nginx,
-// PostgreSQL, curl, OpenSSL, go-spiffe, oidc-provider. It runs only with PARLEY_INTEROP=1, and
-// then a missing peer is a failure.
+// PostgreSQL, MariaDB, curl, OpenSSL, go-spiffe, oidc-provider, ws of npm, and the suites of gRPC,
+// which are built in the module suites. It runs only with PARLEY_INTEROP=1, and then
+// a missing peer is a failure.
 package interop
 
 import (

@@ -109,6 +109,7 @@ func (w *writer) call(c *CallFacts) {
 	w.long(`,"host":`, c.Host)
 	w.long(`,"path":`, c.Path)
 	w.num(`,"status":`, int64(c.Status))
+	w.ptr(`,"grpc_status":`, c.GRPCStatus)
 	w.opt(`,"error":`, c.Error)
 	w.num(`,"bytes_in":`, c.BytesIn)
 	w.num(`,"bytes_out":`, c.BytesOut)

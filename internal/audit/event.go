@@ -126,9 +126,11 @@ type CallFacts struct {
 	Host      string `json:"host,omitempty"`
 	Path      string `json:"path,omitempty"` // canonical, without the query
 	Status    int    `json:"status,omitempty"`
-	Error     string `json:"error,omitempty"`
-	BytesIn   int64  `json:"bytes_in,omitempty"`
-	BytesOut  int64  `json:"bytes_out,omitempty"`
+	// GRPCStatus is that of a call of gRPC; a pointer because 0 is success.
+	GRPCStatus *int   `json:"grpc_status,omitempty"`
+	Error      string `json:"error,omitempty"`
+	BytesIn    int64  `json:"bytes_in,omitempty"`
+	BytesOut   int64  `json:"bytes_out,omitempty"`
 	// Duration is in microseconds.
 	Duration int64  `json:"duration_us,omitempty"`
 	Upstream string `json:"upstream,omitempty"` // address forwarded to

@@ -101,6 +101,9 @@ type Request struct {
 	// is without the query. All are empty for TCP.
 	Method, Host, Path string
 	Header             Header
+	// GRPC says that it is a call of gRPC, which is told a refusal or failure in its
+	// own way; see Answer.
+	GRPC bool
 	// RequestID is the client's X-Request-Id where it is 1 to 64 characters of
 	// A-Z a-z 0-9 . _ - and otherwise one that the proxy made.
 	RequestID string
@@ -143,6 +146,8 @@ type Verdict struct {
 type Outcome struct {
 	// Status is the HTTP status sent to the client, 0 for TCP.
 	Status int
+	// GRPC is the status of gRPC that it was sent, nil for none.
+	GRPC *int
 	// Error is a reason code where the call failed after it was allowed:
 	// "upstream_refused", "upstream_untrusted", "upstream_timeout",
 	// "upstream_closed", "client_closed", "trust_withdrawn".

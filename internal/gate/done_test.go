@@ -21,13 +21,13 @@ func TestEventOfAnInboundCall(t *testing.T) {
 	f := newFixture(t)
 	r := inbound(t)
 	v := f.Check(r)
-	f.Done(r, call.Outcome{Status: 201, BytesIn: 3, BytesOut: 4, End: start.Add(1500 * time.Microsecond), Upstream: "127.0.0.1:8080", Error: "client_closed"})
+	f.Done(r, call.Outcome{Status: 201, BytesIn: 3, BytesOut: 4, End: start.Add(1500 * time.Microsecond), Upstream: "127.0.0.1:8080", Error: "client_closed", GRPC: new(int)})
 	want := []*audit.Event{{
 		Schema: 1, ID: v.ID, Time: start, Class: audit.Access, Action: audit.Call, Outcome: audit.Allowed, Reason: "allowed",
 		Host: "host-1", Reporter: "agent",
 		Call: &audit.CallFacts{
 			End: "inbound", Protocol: "http", Listener: "orders.inbound", RequestID: "req-1", Method: "GET", Host: "orders", Path: "/orders/7",
-			Status: 201, Error: "client_closed", BytesIn: 3, BytesOut: 4, Duration: 1500, Upstream: "127.0.0.1:8080",
+			Status: 201, GRPCStatus: new(int), Error: "client_closed", BytesIn: 3, BytesOut: 4, Duration: 1500, Upstream: "127.0.0.1:8080",
 		},
 		Caller:   &audit.Party{Service: "web", ID: id(t, "web"), Serial: "0a", Fingerprint: "0b", Address: "10.0.0.9:40000"},
 		Callee:   &audit.Party{Service: "orders", ID: id(t, "orders")},

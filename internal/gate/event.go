@@ -58,7 +58,7 @@ func (rec *record) facts(r *call.Request, o *call.Outcome) {
 	rec.call = audit.CallFacts{
 		End: string(r.End), Protocol: string(r.Protocol), Listener: r.Listener, RequestID: r.RequestID,
 		Method: r.Method, Host: r.Host, Path: authn.Redact(r.Path),
-		Status: o.Status, Error: o.Error, BytesIn: o.BytesIn, BytesOut: o.BytesOut, Upstream: o.Upstream,
+		Status: o.Status, GRPCStatus: o.GRPC, Error: o.Error, BytesIn: o.BytesIn, BytesOut: o.BytesOut, Upstream: o.Upstream,
 	}
 	if !r.Start.IsZero() {
 		rec.call.Duration = max(0, o.End.Sub(r.Start).Microseconds())

@@ -65,6 +65,8 @@ func formStatus(code string) int {
 	switch code {
 	case "method_refused":
 		return http.StatusMethodNotAllowed
+	case "origin_refused":
+		return http.StatusForbidden
 	case "upgrade_refused":
 		return http.StatusNotImplemented
 	case "https_required":

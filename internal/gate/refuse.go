@@ -35,7 +35,7 @@ func (g *Gate) Refuse(r *call.Request, code string, err error) call.Verdict {
 	r.Caller, r.Verdict = identity.Caller{}, v
 	o := call.Outcome{End: now}
 	if r.Protocol == call.HTTP && action != audit.HandshakeRefused {
-		o.Status = v.Status
+		o.Status, o.GRPC = r.Answer(v.Status)
 	}
 	rec := g.newRecord(r, &o)
 	rec.event.Action, rec.event.Message = action, message(err)

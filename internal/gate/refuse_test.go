@@ -74,6 +74,20 @@ func TestRefuse(t *testing.T) {
 	}
 }
 
+// A client of gRPC is answered 200 and a status of gRPC, and that is on record.
+func TestRefusedGRPC(t *testing.T) {
+	t.Parallel()
+	for code, want := range map[string]int{"header_refused": 13, "process_not_service": 7, "upgrade_refused": 12, "method_refused": 2} {
+		f := newFixture(t)
+		r := inbound(t)
+		r.GRPC = true
+		f.Refuse(r, code, nil)
+		if c := f.log.take()[0].Call; c.Status != 200 || c.GRPCStatus == nil || *c.GRPCStatus != want {
+			t.Errorf("%s: recorded %+v", code, c)
+		}
+	}
+}
+
 func TestRefusedPartiesAreNotTakenAtTheirWord(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)

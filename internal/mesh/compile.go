@@ -100,7 +100,7 @@ func (c *compiler) service(name string, s *Service) snapshot.Service {
 	if in := s.Inbound; in != nil {
 		out.Inbound = &snapshot.Inbound{
 			Listen: c.address(in.Listen).String(), App: c.address(in.App).reach(),
-			Protocol: in.Protocol, AppHTTP2: in.AppProtocol == "http2",
+			Protocol: in.Protocol, AppHTTP2: in.AppProtocol == "http2", WebSocket: in.webSocket(),
 		}
 	}
 	for _, to := range s.Calls {
@@ -123,6 +123,9 @@ func (c *compiler) service(name string, s *Service) snapshot.Service {
 func (c *compiler) outbound(from string, to *Call) snapshot.Outbound {
 	endpoints, protocol := c.endpoints(to.To)
 	out := snapshot.Outbound{To: to.To, ToID: c.id(to.To), Protocol: protocol, Endpoints: endpoints}
+	if s := c.f.Services[to.To]; s != nil {
+		out.WebSocket = s.Inbound.webSocket()
+	}
 	if to.Listen != "" {
 		out.Listen = c.address(to.Listen).String()
 		return out
@@ -138,6 +141,13 @@ func (c *compiler) outbound(from string, to *Call) snapshot.Outbound {
 	c.taken.put(own, holder{what: what})
 	out.Listen = own.String()
 	return out
+}
+
+func (in *Inbound) webSocket() *snapshot.WebSocket {
+	if in == nil || in.WebSocket == nil {
+		return nil
+	}
+	return &snapshot.WebSocket{}
 }
 
 // endpoints are where the service called name is reached, and its protocol. In a
@@ -167,6 +177,9 @@ func (c *compiler) gateway(name string, g *Gateway) snapshot.Gateway {
 		id := fmt.Sprintf("gateway.%s.routes[%d]", name, i)
 		route := snapshot.Route{PolicyTarget: fmt.Sprintf("%s/routes[%d]", name, i), To: r.To, ToID: c.id(r.To), ForwardToken: r.ForwardToken}
 		route.Endpoints, _ = c.endpoints(r.To)
+		if ws := r.WebSocket; ws != nil {
+			route.WebSocket = &snapshot.WebSocket{Origins: slices.Clone(ws.Origins)}
+		}
 		rule := policy.Rule{ID: id, Target: route.PolicyTarget, File: c.f.name, Line: c.f.Line(id)}
 		if m := r.Match; m != nil {
 			route.Host, route.Path, route.Methods = m.Host, m.Path, slices.Clone(m.Methods)

@@ -1,6 +1,7 @@
 package mesh
 
 import (
+	"cmp"
 	"fmt"
 	"reflect"
 	"slices"
@@ -171,7 +172,9 @@ func (d *decoder) unknown(name string, at span, path string, known []string) str
 	if path != "" {
 		f.label = fmt.Sprintf("not a key of `%s`", path)
 	}
-	f.hint = "the keys here are: " + strings.Join(known, ", ")
+	if f.hint = "the keys here are: " + strings.Join(known, ", "); len(known) == 0 {
+		f.hint = "it has no keys: write {}"
+	}
 	near := nearest(name, known)
 	if near != "" {
 		f.hint, f.replacement = fmt.Sprintf("there is a key with a similar name: `%s`", near), near
@@ -259,7 +262,7 @@ func (d *decoder) list(n *yaml.Node, v reflect.Value, path string, k key) {
 	}
 	if k.nonempty && len(n.Content) == 0 {
 		f := flaw{code: fault.MeshValue, message: fmt.Sprintf("`%s` is an empty list", path), label: "nothing would match"}
-		if f.hint = "leave the key out where anything may match"; k.required {
+		if f.hint = cmp.Or(k.hint, "leave the key out where anything may match"); k.required {
 			f.hint = k.hint
 		}
 		d.add(d.mark(path), f)

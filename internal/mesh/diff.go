@@ -172,6 +172,9 @@ func (d *differ) inbound(name string, old, new *Inbound) {
 		d.changed("service", name, "listen", old.Listen, new.Listen)
 		d.changed("service", name, "app", old.App, new.App)
 		d.changed("service", name, "protocol", old.Protocol, new.Protocol)
+		if a, b := old.WebSocket, new.WebSocket; (a == nil) != (b == nil) {
+			d.webSocket("service", name, a.String(), b.String(), b == nil)
+		}
 		d.changed("service", name, "app_protocol", cmp.Or(old.AppProtocol, "http1"), cmp.Or(new.AppProtocol, "http1"))
 	}
 }
@@ -262,6 +265,48 @@ func (d *differ) gateways() {
 	}
 }
 
+// webSocket compares what is let become a WebSocket connection. Pages that may open
+// one instead of others make access wider.
+func (d *differ) webSocket(kind, name, old, new string, within bool) {
+	if old == new {
+		return
+	}
+	access := Wider
+	if within {
+		access = Narrower
+	}
+	d.add(Changed, kind, name, "websocket: "+old+" -> "+new, access)
+}
+
+const refused = "refused"
+
+// String says whether WebSocket connections are let through.
+func (w *WebSocket) String() string {
+	if w == nil {
+		return refused
+	}
+	return "allowed"
+}
+
+// within says that wide lets through whatever w does.
+func (w *EdgeWebSocket) within(wide *EdgeWebSocket) bool {
+	if w == nil || wide == nil {
+		return w == nil
+	}
+	return len(w.Origins) > 0 && !slices.ContainsFunc(w.Origins, func(o string) bool { return !slices.Contains(wide.Origins, o) })
+}
+
+// String says for which pages WebSocket connections are let through.
+func (w *EdgeWebSocket) String() string {
+	switch {
+	case w == nil:
+		return refused
+	case len(w.Origins) == 0:
+		return "for its own pages"
+	}
+	return "for pages of " + strings.Join(slices.Sorted(slices.Values(w.Origins)), ", ")
+}
+
 // String is the certificate as a person reads it.
 func (t *TLS) String() string {
 	switch {
@@ -296,6 +341,8 @@ func (d *differ) routes(gateway string, old, new []*Route) {
 		}
 		if was, is := oldBy[name], newBy[name]; was != nil && is != nil {
 			d.changed("route", name, "forward_token", fmt.Sprint(was.ForwardToken), fmt.Sprint(is.ForwardToken))
+			ws, wsNow := was.WebSocket, is.WebSocket
+			d.webSocket("route", name, ws.String(), wsNow.String(), wsNow.within(ws))
 		}
 	}
 	both := func(names []string) []string {

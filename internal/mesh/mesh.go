@@ -121,7 +121,14 @@ type Inbound struct {
 	// The HTTP version towards the application: http1, which is the default, or
 	// http2 without TLS by prior knowledge, which gRPC needs.
 	AppProtocol string `yaml:"app_protocol" schema:"enum=http1|http2"`
+	// Lets a request become a WebSocket connection, which lives for as long as it
+	// is used: {}. It reaches the application over HTTP/1.1, whatever app_protocol
+	// says. Without it such requests are refused.
+	WebSocket *WebSocket `yaml:"websocket" hint:"write websocket: {}, or leave it out to refuse"`
 }
+
+// A WebSocket says that WebSocket connections are let through; it has no keys yet.
+type WebSocket struct{}
 
 // A Call is one service that another calls, written as its name alone or as a
 // mapping that states the listener.
@@ -198,6 +205,20 @@ type Route struct {
 	// Whether the service gets the caller's token as it came. Otherwise it stays at
 	// the gateway, where nobody behind it can use it.
 	ForwardToken bool `yaml:"forward_token"`
+	// Lets a request become a WebSocket connection to a service whose inbound
+	// allows it as well: {}, or with the pages that may open one. Without it such
+	// requests are refused.
+	WebSocket *EdgeWebSocket `yaml:"websocket" hint:"write websocket: {}, or leave it out to refuse"`
+}
+
+// An EdgeWebSocket says which pages may open WebSocket connections.
+type EdgeWebSocket struct {
+	// The origins of the pages: https://shop.example, with a port where it is not
+	// the scheme's own. A browser opens a WebSocket to any host for any page, and
+	// sends along the cookies that it has for that host. Without it only pages of
+	// the gateway itself, under the host that they call; with it only these. What is
+	// no browser says no origin, and require alone decides.
+	Origins []string `yaml:"origins" schema:"nonempty" hint:"leave the key out for pages of the gateway itself"`
 }
 
 // A Match says which requests a route takes; what it does not name is any.

@@ -137,6 +137,7 @@ func (v *validator) route(gateway, at string, r *Route) {
 		v.pattern(at+".match.path", m.Path)
 		v.methods(at+".match.methods", m.Methods)
 	}
+	v.webSocket(at, r)
 	if r.Require == nil {
 		return
 	}
@@ -165,6 +166,51 @@ func (v *validator) credential(at string, c *Credential) {
 	}
 	if c.JWT != nil {
 		v.jwt(at+".jwt", c.JWT)
+	}
+}
+
+// webSocket checks what a route says of WebSocket.
+func (v *validator) webSocket(at string, r *Route) {
+	ws := r.WebSocket
+	if ws == nil {
+		return
+	}
+	at += ".websocket"
+	if s := v.f.Services[r.To]; s != nil && s.Inbound != nil && s.Inbound.Protocol != tcp && s.Inbound.WebSocket == nil {
+		v.contradicts(at, "WebSocket to a service that does not allow it", r.To+" refuses it",
+			fmt.Sprintf("add under its inbound (%s): websocket: {}", v.src.where(v.f.Line("services."+r.To))))
+	}
+	if m := r.Match; m != nil && len(m.Methods) > 0 && !slices.Contains(m.Methods, "GET") {
+		v.contradicts(at, "WebSocket on a route without GET", "it begins with a GET", "add GET to the methods of match, or leave them out")
+	}
+	for i, o := range ws.Origins {
+		v.origin(fmt.Sprintf("%s.origins[%d]", at, i), o)
+	}
+}
+
+// origin checks a page's origin as browsers send it (RFC 6454 section 6.2).
+func (v *validator) origin(at, o string) {
+	if o == "" {
+		return
+	}
+	const like = "write it like https://shop.example"
+	lower := strings.ToLower(o)
+	scheme, host, ok := strings.Cut(lower, "://")
+	name, port, hasPort := strings.Cut(host, ":")
+	_, badPort := strconv.ParseUint(port, 10, 16)
+	switch {
+	case o == "*":
+		v.malformed(at, o, "every page of the world", "name the pages that may call: https://shop.example", "")
+	case !ok || scheme != "https" && scheme != "http":
+		v.malformed(at, o, "not an origin", like, "")
+	case strings.HasPrefix(host, "*"):
+		v.malformed(at, o, "origins are compared whole", "name each host", "")
+	case !validHost(name) || hasPort && badPort != nil:
+		v.malformed(at, o, "a scheme, a host and perhaps a port, and nothing else", like, "")
+	case scheme == "https" && port == "443", scheme == "http" && port == "80":
+		v.malformed(at, o, "browsers leave out the scheme's own port", fmt.Sprintf("write `%s`", scheme+"://"+name), scheme+"://"+name)
+	case lower != o:
+		v.malformed(at, o, "browsers send it in lower case", fmt.Sprintf("write `%s`", lower), lower)
 	}
 }
 

@@ -65,19 +65,22 @@ func (c *conn) CloseWrite() error {
 }
 
 func unwrap(c net.Conn) *conn {
-	if t, ok := c.(*tls.Conn); ok {
-		c = t.NetConn()
+	for c != nil {
+		if w, ok := c.(*conn); ok {
+			return w
+		}
+		outer, ok := c.(interface{ NetConn() net.Conn })
+		if !ok {
+			return nil
+		}
+		c = outer.NetConn()
 	}
-	w, _ := c.(*conn)
-	return w
+	return nil
 }
 
 // Abort closes c at once, without the closing alert of TLS, and where it can
 // with a reset: the other side sees a truncated stream, not a complete one.
 func Abort(c net.Conn) {
-	if t, ok := c.(*tls.Conn); ok {
-		c = t.NetConn()
-	}
 	raw := c
 	for {
 		outer, ok := raw.(interface{ NetConn() net.Conn })
@@ -85,6 +88,9 @@ func Abort(c net.Conn) {
 			break
 		}
 		raw = outer.NetConn()
+		if _, ok := outer.(*tls.Conn); ok {
+			c = raw
+		}
 	}
 	if tcp, ok := raw.(*net.TCPConn); ok {
 		_ = tcp.SetLinger(0)

@@ -143,6 +143,7 @@ type pairConfig struct {
 	protocol call.Protocol
 	h2       bool
 	app      string
+	ws       *snapshot.WebSocket
 }
 
 func newPair(t testing.TB, cfg pairConfig) *pair {
@@ -154,14 +155,14 @@ func newPair(t testing.TB, cfg pairConfig) *pair {
 	p.web = newHouse(t, p.ca, p.trust, "web")
 	p.in = snapshot.Snapshot{Services: []snapshot.Service{{
 		Name: "orders", ID: ordersID,
-		Inbound: &snapshot.Inbound{Listen: "127.0.0.1:0", App: cfg.app, Protocol: string(cfg.protocol), AppHTTP2: cfg.h2},
+		Inbound: &snapshot.Inbound{Listen: "127.0.0.1:0", App: cfg.app, Protocol: string(cfg.protocol), AppHTTP2: cfg.h2, WebSocket: cfg.ws},
 	}}}
 	p.orders.apply(&p.in)
 	p.out = snapshot.Snapshot{Services: []snapshot.Service{{
 		Name: "web", ID: webID,
 		Outbound: []snapshot.Outbound{{
 			To: "orders", ToID: ordersID, Listen: "127.0.0.1:0", Protocol: string(cfg.protocol),
-			Endpoints: []string{p.orders.addr("orders.inbound")},
+			Endpoints: []string{p.orders.addr("orders.inbound")}, WebSocket: cfg.ws,
 		}},
 	}}}
 	p.web.apply(&p.out)
@@ -179,7 +180,9 @@ func httpApp(t testing.TB, h http.Handler) string {
 	var protocols http.Protocols
 	protocols.SetHTTP1(true)
 	protocols.SetUnencryptedHTTP2(true)
-	s := &http.Server{Handler: h, Protocols: &protocols, ErrorLog: slog.NewLogLogger(slog.DiscardHandler, 0)}
+	// One stream that is not read leaves the connection room for others.
+	windows := &http.HTTP2Config{MaxReceiveBufferPerConnection: 16 << 20, MaxReceiveBufferPerStream: 1 << 20}
+	s := &http.Server{Handler: h, Protocols: &protocols, HTTP2: windows, ErrorLog: slog.NewLogLogger(slog.DiscardHandler, 0)}
 	go func() { _ = s.Serve(ln) }()
 	t.Cleanup(func() { _ = s.Close() })
 	return ln.Addr().String()

@@ -59,7 +59,12 @@ func (p *Proxy) newListener(s *spec, address string, ups map[upstreamKey]upstrea
 		l.front = mtls.NewListener(l.feed, config, lc)
 	}
 	if s.protocol == call.HTTP {
-		l.service = &webService{front: l.front, server: web.NewServer(web.Config{Gate: p.cfg.Gate, Clock: p.cfg.Clock, Logger: p.cfg.Logger}, p.site(s, ups)), site: p.site}
+		joiner := p.relay
+		if s.end == call.Edge {
+			joiner = p.edgeRelay
+		}
+		server := web.NewServer(web.Config{Gate: p.cfg.Gate, Clock: p.cfg.Clock, Logger: p.cfg.Logger, Joiner: joiner}, p.site(s, ups))
+		l.service = &webService{front: l.front, server: server, site: p.site}
 	} else {
 		l.service = newTCPService(p, l.front, s, ups)
 	}
@@ -163,7 +168,7 @@ func (p *Proxy) site(s *spec, ups map[upstreamKey]upstream) *web.Site {
 		st.Match = edgeMatch(s.gateway, s, ups)
 		return st
 	}
-	hop := web.Hop{Target: s.target}
+	hop := web.Hop{Target: s.target, WebSocket: s.webSocket}
 	if s.end == call.Inbound {
 		hop.PolicyTarget, hop.Upstream = s.target, ups[s.app].web
 	} else {
@@ -177,7 +182,11 @@ func edgeMatch(g *snapshot.Gateway, s *spec, ups map[upstreamKey]upstream) func(
 	table := route.NewTable(g)
 	hops := make(map[string]web.Hop, len(g.Routes))
 	for _, r := range g.Routes {
-		hops[r.PolicyTarget] = web.Hop{Target: r.To, PolicyTarget: r.PolicyTarget, Upstream: ups[newMeshKey(s.localID, r.ToID, r.Endpoints)].web, ForwardToken: r.ForwardToken}
+		hops[r.PolicyTarget] = web.Hop{
+			Target: r.To, PolicyTarget: r.PolicyTarget,
+			Upstream: ups[newMeshKey(s.localID, r.ToID, r.Endpoints)].web, WebSocket: r.WebSocket,
+			ForwardToken: r.ForwardToken,
+		}
 	}
 	return func(host, path, method string) web.Hop {
 		r := table.Match(host, path, method)

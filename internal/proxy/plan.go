@@ -32,6 +32,8 @@ type spec struct {
 	// Of an inbound: the service and its application.
 	target string
 	app    appKey
+	// Of an inbound and an outbound: whether requests may become WebSocket connections.
+	webSocket *snapshot.WebSocket
 	// Of an outbound: who is called.
 	mesh meshKey
 	// Of an edge, with the revision that its routes are of.
@@ -135,7 +137,7 @@ func inboundSpec(svc *snapshot.Service) *spec {
 			protocol: call.Protocol(in.Protocol), local: svc.Name, localID: svc.ID,
 			runsAs: snapshot.RunsAs{User: svc.RunsAs.User},
 		},
-		target: svc.Name, app: appKey{in.App, in.AppHTTP2, svc.RunsAs.User},
+		target: svc.Name, app: appKey{in.App, in.AppHTTP2, svc.RunsAs.User}, webSocket: in.WebSocket,
 	}
 }
 
@@ -145,7 +147,7 @@ func outboundSpec(svc *snapshot.Service, out *snapshot.Outbound) *spec {
 			name: svc.Name + ".calls." + out.To, stated: out.Listen, end: call.Outbound,
 			protocol: call.Protocol(out.Protocol), local: svc.Name, localID: svc.ID, runsAs: svc.RunsAs,
 		},
-		target: out.To, mesh: newMeshKey(svc.ID, out.ToID, out.Endpoints),
+		target: out.To, mesh: newMeshKey(svc.ID, out.ToID, out.Endpoints), webSocket: out.WebSocket,
 	}
 }
 

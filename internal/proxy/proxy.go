@@ -30,6 +30,10 @@ import (
 // drainTime is what a removed listener's connections get to end by themselves.
 const drainTime = 30 * time.Second
 
+// edgeIdle ends a WebSocket connection of an edge over which nothing came either
+// way. Clients of WebSocket send pings much more often.
+const edgeIdle = 5 * time.Minute
+
 // minConnections is what a listener may have, however few descriptors there are.
 const minConnections = 64
 
@@ -60,10 +64,12 @@ type Config struct {
 
 // A Proxy runs listeners. It is safe for concurrent use.
 type Proxy struct {
-	cfg    Config
-	relay  *tcp.Relay
-	conns  mtls.Conns
-	meters meters
+	cfg   Config
+	relay *tcp.Relay
+	// edgeRelay has less patience with WebSocket connections of strangers.
+	edgeRelay *tcp.Relay
+	conns     mtls.Conns
+	meters    meters
 
 	// ctx ends when Drain is over: the goroutines of listeners end with it.
 	ctx    context.Context
@@ -87,6 +93,7 @@ func New(cfg Config) *Proxy {
 	p := &Proxy{
 		cfg:       cfg,
 		relay:     tcp.New(tcp.Config{Gate: cfg.Gate, Clock: cfg.Clock}),
+		edgeRelay: tcp.New(tcp.Config{Gate: cfg.Gate, Clock: cfg.Clock, Idle: edgeIdle}),
 		meters:    newMeters(cfg.Metrics),
 		sockets:   map[string]*socket{},
 		listeners: map[string]*listener{},

@@ -122,8 +122,13 @@ func TestServerSpeaksFirst(t *testing.T) {
 	t.Parallel()
 	app := tcpApp(t, "tcp", func(c net.Conn) { _, _ = io.WriteString(c, "220 ready\r\n") })
 	p := newPair(t, pairConfig{protocol: call.TCP, app: app})
+	// The client says nothing; nothing waits for it to say something.
+	began := time.Now()
 	if got, err := io.ReadAll(p.dial(t)); err != nil || string(got) != "220 ready\r\n" {
 		t.Errorf("got %q, %v", got, err)
+	}
+	if d := time.Since(began); d > time.Second {
+		t.Errorf("the greeting came after %s", d)
 	}
 }
 

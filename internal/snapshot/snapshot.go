@@ -90,6 +90,9 @@ type Inbound struct {
 	Protocol string `json:"protocol"` // call.HTTP, call.TCP
 	// AppHTTP2 forwards to the application by HTTP/2 without TLS (prior knowledge).
 	AppHTTP2 bool `json:"app_http2,omitempty"`
+	// WebSocket lets requests become WebSocket connections; nil refuses it. Its
+	// Origins are for a route only.
+	WebSocket *WebSocket `json:"websocket,omitempty"`
 }
 
 // Outbound is the application's way to one service: plaintext on loopback or a
@@ -98,8 +101,9 @@ type Outbound struct {
 	To     string      `json:"to"`
 	ToID   identity.ID `json:"to_id"`
 	Listen string      `json:"listen"` // host:port, or unix: and an absolute path
-	// Protocol is the callee's.
-	Protocol string `json:"protocol"`
+	// Protocol and WebSocket are the callee's.
+	Protocol  string     `json:"protocol"`
+	WebSocket *WebSocket `json:"websocket,omitempty"`
 	// Endpoints are the callee's inbound addresses.
 	Endpoints []string `json:"endpoints"`
 }
@@ -157,6 +161,15 @@ type Route struct {
 	Endpoints []string    `json:"endpoints"`
 	// ForwardToken hands the caller's token on; otherwise it stays at the gateway.
 	ForwardToken bool `json:"forward_token,omitempty"`
+	// WebSocket lets requests become WebSocket connections; nil refuses it.
+	WebSocket *WebSocket `json:"websocket,omitempty"`
+}
+
+// A WebSocket says which pages may open WebSocket connections.
+type WebSocket struct {
+	// Origins are those of pages, as browsers send them: https://shop.example. None
+	// means the gateway's own, as the client called it.
+	Origins []string `json:"origins,omitempty"`
 }
 
 // An Issuer is whose tokens are accepted. Of JWKSURI, JWKSFile and Keys one is

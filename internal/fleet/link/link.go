@@ -99,10 +99,13 @@ const (
 	EdgeFront = "edge_front"
 	// Tokens are routes that ask for tokens of issuers.
 	Tokens = "tokens"
+	// WebSocket is to let requests become WebSocket connections, and to compare the
+	// origins of pages.
+	WebSocket = "websocket"
 )
 
 // Capabilities are those of this program, in order.
-func Capabilities() []string { return []string{EdgeFront, Tokens} }
+func Capabilities() []string { return []string{EdgeFront, Tokens, WebSocket} }
 
 // Needs are the capabilities without which s would not be enforced as it is meant.
 func Needs(s *snapshot.Snapshot) []string {
@@ -113,7 +116,21 @@ func Needs(s *snapshot.Snapshot) []string {
 	if len(s.Issuers) > 0 {
 		needs = append(needs, Tokens)
 	}
+	if offersWebSocket(s) {
+		needs = append(needs, WebSocket)
+	}
 	return needs
+}
+
+func offersWebSocket(s *snapshot.Snapshot) bool {
+	for _, v := range s.Services {
+		if v.Inbound != nil && v.Inbound.WebSocket != nil || slices.ContainsFunc(v.Outbound, func(o snapshot.Outbound) bool { return o.WebSocket != nil }) {
+			return true
+		}
+	}
+	return slices.ContainsFunc(s.Gateways, func(g snapshot.Gateway) bool {
+		return slices.ContainsFunc(g.Routes, func(r snapshot.Route) bool { return r.WebSocket != nil })
+	})
 }
 
 // Lacks are those of needs that has does not have.

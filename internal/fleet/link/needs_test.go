@@ -1,32 +1,41 @@
 package link_test
 
 import (
-	"slices"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/parleymesh/parley/internal/fleet/link"
 	"github.com/parleymesh/parley/internal/snapshot"
 )
 
-// TestNeeds: an agent that would not enforce a part of an edge is not sent it.
+// An agent that would not enforce a part of a snapshot is not sent it, wherever
+// that part is, and is named for it.
 func TestNeeds(t *testing.T) {
 	t.Parallel()
+	ws := &snapshot.WebSocket{}
 	for name, tt := range map[string]struct {
-		snap snapshot.Snapshot
+		s    snapshot.Snapshot
 		want []string
 	}{
-		"nothing":  {snapshot.Snapshot{Gateways: []snapshot.Gateway{{}}}, nil},
+		"nothing": {snapshot.Snapshot{Services: []snapshot.Service{{Inbound: &snapshot.Inbound{}, Outbound: []snapshot.Outbound{{}}}}, Gateways: []snapshot.Gateway{{Routes: []snapshot.Route{{}}}}}, []string{}},
+		"inbound": {snapshot.Snapshot{Services: []snapshot.Service{{Inbound: &snapshot.Inbound{WebSocket: ws}}}}, []string{link.WebSocket}},
+		"calls":   {snapshot.Snapshot{Services: []snapshot.Service{{Outbound: []snapshot.Outbound{{WebSocket: ws}}}}}, []string{link.WebSocket}},
+		"route":   {snapshot.Snapshot{Gateways: []snapshot.Gateway{{Routes: []snapshot.Route{{WebSocket: ws}}}}}, []string{link.WebSocket}},
+
 		"tokens":   {snapshot.Snapshot{Issuers: []snapshot.Issuer{{}}}, []string{link.Tokens}},
 		"redirect": {snapshot.Snapshot{Gateways: []snapshot.Gateway{{Redirect: &snapshot.Redirect{}}}}, []string{link.EdgeFront}},
 		"HSTS":     {snapshot.Snapshot{Gateways: []snapshot.Gateway{{}, {HSTS: "x"}}}, []string{link.EdgeFront}},
 		"proxies":  {snapshot.Snapshot{Gateways: []snapshot.Gateway{{Proxies: &snapshot.Proxies{}}}}, []string{link.EdgeFront}},
 	} {
-		got := link.Needs(&tt.snap)
-		if !slices.Equal(got, tt.want) {
-			t.Errorf("%s: %v, want %v", name, got, tt.want)
+		if d := cmp.Diff(tt.want, link.Needs(&tt.s)); d != "" {
+			t.Errorf("%s: %s", name, d)
 		}
-		if len(link.Lacks(link.Capabilities(), got)) > 0 {
-			t.Errorf("%s: this program lacks %v", name, got)
+		if d := cmp.Diff(tt.want, append([]string{}, link.Lacks(nil, link.Needs(&tt.s))...)); d != "" {
+			t.Errorf("%s, lacked: %s", name, d)
+		}
+		if missing := link.Lacks(link.Capabilities(), link.Needs(&tt.s)); missing != nil {
+			t.Errorf("%s: this program lacks %q", name, missing)
 		}
 	}
 }

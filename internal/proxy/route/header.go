@@ -60,8 +60,8 @@ func HopByHop(name string) bool {
 // CheckHeader refuses a request whose fields are ambiguous or ask for what is
 // not offered: names with an underscore or outside of the token characters,
 // which applications fold into other names; Connection options that could delete
-// a field of ours; Upgrade; a second Authorization, Host or Content-Length; and
-// control characters in a value.
+// a field of ours; an upgrade to anything but WebSocket, see AsksUpgrade; a second
+// Authorization, Host or Content-Length; and control characters in a value.
 func CheckHeader(h http.Header) error {
 	for name, values := range h {
 		if err := checkName(name); err != nil {
@@ -83,8 +83,8 @@ func CheckHeader(h http.Header) error {
 			return badHeader("the header asks for another method by " + other)
 		}
 	}
-	if len(h["Upgrade"]) > 0 || len(h["Http2-Settings"]) > 0 {
-		return &Refusal{UpgradeRefused, http.StatusNotImplemented, "the request asks for an upgrade of the protocol"}
+	if up := h["Upgrade"]; len(up) > 1 || len(up) == 1 && !strings.EqualFold(up[0], "websocket") || len(h["Http2-Settings"]) > 0 {
+		return NoUpgrade()
 	}
 	return checkConnection(h["Connection"])
 }
@@ -119,15 +119,18 @@ func checkConnection(values []string) error {
 	for _, v := range values {
 		for token := range strings.SplitSeq(v, ",") {
 			switch token = strings.Trim(token, " \t"); {
-			case token == "", strings.EqualFold(token, "close"), strings.EqualFold(token, "keep-alive"), strings.EqualFold(token, "te"):
-			case strings.EqualFold(token, "upgrade"):
-				return &Refusal{UpgradeRefused, http.StatusNotImplemented, "the request asks for an upgrade of the protocol"}
+			case token == "", strings.EqualFold(token, "close"), strings.EqualFold(token, "keep-alive"), strings.EqualFold(token, "te"), strings.EqualFold(token, "upgrade"):
 			default:
 				return badHeader("the Connection field has an option other than close, keep-alive, te and upgrade")
 			}
 		}
 	}
 	return nil
+}
+
+// NoUpgrade refuses an upgrade that is not offered.
+func NoUpgrade() error {
+	return &Refusal{UpgradeRefused, http.StatusNotImplemented, "the request asks for an upgrade of the protocol"}
 }
 
 // CheckMethod refuses what is no method, and CONNECT and TRACE, which are
@@ -198,7 +201,7 @@ next:
 	}
 }
 
-// TrailerAllowed says whether a trailer field of that name may travel: one that
+// TrailerAllowed says whether a request's trailer field of that name may travel: one that
 // could change how the message is framed, routed or authenticated may not (RFC
 // 9110 section 6.5.1), and neither may what no header may bring.
 func TrailerAllowed(name string) bool {
@@ -208,6 +211,24 @@ func TrailerAllowed(name string) bool {
 	switch textproto.CanonicalMIMEHeaderKey(name) {
 	case "Host", "Content-Length", "Content-Encoding", "Content-Type", "Content-Range", "Authorization",
 		"Cookie", "Set-Cookie", "X-Api-Key", "Traceparent", "Tracestate", "X-Request-Id", "Expect", "Cache-Control":
+		return false
+	}
+	return true
+}
+
+// ResponseTrailerAllowed is the same of a response. gRPC sends the metadata of an
+// application there, under any name, so only what frames or describes the message,
+// and what clients merge into their own state, is kept back. The decision passes
+// fromMesh.
+func ResponseTrailerAllowed(name string, fromMesh bool) bool {
+	if fromMesh && name == Decision {
+		return true
+	}
+	if Reserved(name) || HopByHop(name) {
+		return false
+	}
+	switch textproto.CanonicalMIMEHeaderKey(name) {
+	case "Host", "Content-Length", "Content-Encoding", "Content-Type", "Content-Range", "Set-Cookie":
 		return false
 	}
 	return true

@@ -44,6 +44,8 @@ const (
 	HeaderRefused    = "header_refused"      // 400
 	MethodRefused    = "method_refused"      // 405
 	UpgradeRefused   = "upgrade_refused"     // 501
+	WebSocketRefused = "websocket_refused"   // 400
+	OriginRefused    = "origin_refused"      // 403
 	ProcessRefused   = "process_not_service" // 403, or a closed connection
 	HandshakeRefused = "handshake_refused"   // a TLS alert
 )

@@ -154,8 +154,11 @@ func TestCheckHeader(t *testing.T) {
 		"other method":  {http.Header{"X-Http-Method-Override": {"DELETE"}}, route.HeaderRefused},
 		"other method2": {http.Header{"X-Method-Override": {"DELETE"}}, route.HeaderRefused},
 		"other method3": {http.Header{"X-Http-Method": {"DELETE"}}, route.HeaderRefused},
-		"upgrade token": {http.Header{"Connection": {"UpGrade"}}, route.UpgradeRefused},
-		"upgrade":       {http.Header{"Upgrade": {"websocket"}}, route.UpgradeRefused},
+		"websocket":     {http.Header{"Connection": {"keep-alive, UpGrade"}, "Upgrade": {"WebSocket"}}, ""}, // see AsksUpgrade
+		"h2c":           {http.Header{"Upgrade": {"h2c"}}, route.UpgradeRefused},
+		"two":           {http.Header{"Upgrade": {"websocket", "websocket"}}, route.UpgradeRefused},
+		"either":        {http.Header{"Upgrade": {"websocket, h2c"}}, route.UpgradeRefused},
+		"settings":      {http.Header{"Http2-Settings": {"AAMAAABk"}}, route.UpgradeRefused},
 	} {
 		err := route.CheckHeader(tt.h)
 		var code string
@@ -197,6 +200,21 @@ func TestCleanResponse(t *testing.T) {
 	want["Parley-Decision"] = []string{"ID"}
 	if d := cmp.Diff(want, mesh); d != "" {
 		t.Error(d)
+	}
+}
+
+func TestResponseTrailers(t *testing.T) {
+	t.Parallel()
+	for name, want := range map[string]bool{
+		"Grpc-Status": true, "X-Request-Id": true, "X_metadata-Bin": true, "Traceparent": true,
+		"Parley-Decision": false, "X-Forwarded-For": false, "Connection": false, "Transfer-Encoding": false, "Content-Length": false, "Set-Cookie": false,
+	} {
+		if got := route.ResponseTrailerAllowed(name, false); got != want {
+			t.Errorf("%s: %v", name, got)
+		}
+	}
+	if !route.ResponseTrailerAllowed("Parley-Decision", true) || route.ResponseTrailerAllowed("Parley-Caller", true) {
+		t.Error("of the mesh's own, the decision passes and nothing else")
 	}
 }
 

@@ -82,14 +82,28 @@ func (r *Relay) Serve(ctx context.Context, down net.Conn, req *call.Request, to 
 		mtls.Abort(down)
 		return
 	}
-	s := &stream{relay: r, req: req, down: down, up: up, ctx: ctx}
+	r.Join(ctx, down, up, func(in, out int64, code string) {
+		peer, facts := mtls.ConnFacts(up)
+		r.cfg.Gate.Done(req, call.Outcome{
+			Error: code, BytesIn: in, BytesOut: out, End: r.cfg.Clock.Now(),
+			Upstream: up.RemoteAddr().String(), UpstreamPeer: peer, UpstreamTLS: facts,
+		})
+	})
+}
+
+// Join relays between a client's connection and its upstream's until both
+// directions ended, one failed, or ctx ended, and closes both. ended is told once
+// how many bytes came from the client and went to it, and the code of a failure,
+// before the last end of stream is sent.
+func (r *Relay) Join(ctx context.Context, down, up net.Conn, ended func(in, out int64, code string)) {
+	s := &stream{relay: r, ended: ended, down: down, up: up, ctx: ctx}
 	s.run()
 }
 
 // A stream is one joined pair.
 type stream struct {
 	relay    *Relay
-	req      *call.Request
+	ended    func(in, out int64, code string)
 	down, up net.Conn
 	ctx      context.Context
 
@@ -222,13 +236,7 @@ func (s *stream) name(err error, code string) string {
 }
 
 func (s *stream) report(code string) {
-	s.done.Do(func() {
-		peer, facts := mtls.ConnFacts(s.up)
-		s.relay.cfg.Gate.Done(s.req, call.Outcome{
-			Error: code, BytesIn: s.in.Load(), BytesOut: s.out.Load(), End: s.relay.cfg.Clock.Now(),
-			Upstream: s.up.RemoteAddr().String(), UpstreamPeer: peer, UpstreamTLS: facts,
-		})
-	})
+	s.done.Do(func() { s.ended(s.in.Load(), s.out.Load(), code) })
 }
 
 func isTimeout(err error) bool {

@@ -1,6 +1,7 @@
 package web
 
 import (
+	"cmp"
 	"errors"
 	"net/http"
 	"strings"
@@ -29,8 +30,11 @@ type exchange struct {
 	kept    bool // the trace is the client's
 	hop     Hop
 
+	upgrade  bool  // a checked handshake of WebSocket
 	body     *body // nil for none
+	in       int64 // bytes that came over a WebSocket connection
 	out      int64 // bytes of the response's body
+	grpc     *int  // the status of gRPC that the client was sent
 	upstream carrier
 	reported bool
 }
@@ -50,20 +54,24 @@ func (s *Server) handle(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
-	if err := x.canonical(); err != nil {
+	err := x.canonical()
+	if err == nil && x.site.Redirect != nil {
+		x.redirect(x.site.Redirect)
+		return
+	}
+	if err == nil {
+		if x.site.End == call.Edge {
+			x.match()
+		}
+		err = x.checkUpgrade()
+	}
+	if err != nil {
 		var refusal *route.Refusal
 		if !errors.As(err, &refusal) {
 			refusal = &route.Refusal{Code: route.HeaderRefused, Status: http.StatusBadRequest, Reason: err.Error()}
 		}
 		x.refuse(s.cfg.Gate.Refuse(&x.req, refusal.Code, refusal), refusal.Code, refusal.Status)
 		return
-	}
-	if x.site.Redirect != nil {
-		x.redirect(x.site.Redirect)
-		return
-	}
-	if x.site.End == call.Edge {
-		x.match()
 	}
 	verdict := s.cfg.Gate.Check(&x.req)
 	defer x.finish(route.UpstreamClosed, 0) // for a panic on the way; otherwise it was reported
@@ -80,6 +88,7 @@ func (x *exchange) begin() {
 		End: x.site.End, Protocol: call.HTTP, Listener: x.site.Listener,
 		Local: x.site.Local, LocalID: x.site.LocalID,
 		Header:    route.Fields(nil),
+		GRPC:      isGRPC(x.r),
 		RequestID: route.RequestID(x.r.Header[route.RequestIDField]),
 		Remote:    x.conn.remote, Peer: x.conn.peer, TLS: x.conn.tls,
 		Start: x.server.cfg.Clock.Now(),
@@ -130,7 +139,8 @@ func (x *exchange) match() {
 // refuse answers a refusal that is recorded already.
 func (x *exchange) refuse(v call.Verdict, code string, status int) {
 	p := newProblem(&x.req, v.ID, code, status)
-	contentType, body := p.encode(x.r.Header["Accept"])
+	_, x.grpc = x.req.Answer(status)
+	contentType, body := x.encode(p)
 	x.answer(p, &v, contentType, body)
 }
 
@@ -156,6 +166,10 @@ func (x *exchange) fail(err error) {
 		code, status = route.ClientClosed, http.StatusBadRequest
 		x.w.Header().Set("Connection", "close")
 	}
+	if late, s := x.ended(err); s != nil {
+		code, status = cmp.Or(late, code), http.StatusBadGateway
+		x.grpc = s
+	}
 	x.problem(code, status, code)
 }
 
@@ -163,12 +177,25 @@ func (x *exchange) fail(err error) {
 func (x *exchange) problem(code string, status int, failure string) {
 	v := &x.req.Verdict
 	p := newProblem(&x.req, v.ID, code, status)
-	contentType, body := p.encode(x.r.Header["Accept"])
-	if x.r.Method != http.MethodHead {
-		x.out = int64(len(body))
+	contentType, body := x.encode(p)
+	status, s := x.req.Answer(status)
+	if x.grpc == nil {
+		x.grpc = s
 	}
 	x.finish(failure, status)
 	x.answer(p, v, contentType, body)
+}
+
+// encode is p in the form that the client wants, counted as sent.
+func (x *exchange) encode(p *problem) (contentType string, body []byte) {
+	if x.req.GRPC {
+		return grpcType, nil
+	}
+	contentType, body = p.encode(x.r.Header["Accept"])
+	if x.r.Method != http.MethodHead {
+		x.out = int64(len(body))
+	}
+	return contentType, body
 }
 
 // answer sends p, which is recorded, and is done with the request.
@@ -181,7 +208,11 @@ func (x *exchange) answer(p *problem, v *call.Verdict, contentType string, body 
 	}
 	x.lastUnlessRead()
 	x.strict()
-	p.answer(x.w, v.ID, v, contentType, body)
+	if x.grpc != nil {
+		p.answerGRPC(x.w, v.ID, *x.grpc)
+	} else {
+		p.answer(x.w, v.ID, v, contentType, body)
+	}
 	if x.unread() {
 		x.skipBody()
 	}
@@ -202,7 +233,7 @@ func (x *exchange) finish(failure string, status int) {
 		return
 	}
 	x.reported = true
-	o := call.Outcome{Status: status, Error: failure, BytesOut: x.out, End: x.server.cfg.Clock.Now()}
+	o := call.Outcome{Status: status, GRPC: x.grpc, Error: failure, BytesIn: x.in, BytesOut: x.out, End: x.server.cfg.Clock.Now()}
 	if x.body != nil {
 		o.BytesIn = x.body.n.Load()
 	}

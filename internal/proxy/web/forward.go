@@ -47,33 +47,56 @@ func (x *exchange) forward() {
 		x.fail(errors.New("an allowed request without a route"))
 		return
 	}
-	t, err := up.transport(x.r.ProtoMajor)
+	t, err := up.transport(x.carriage())
 	if err != nil {
 		x.fail(err)
 		return
 	}
 	interim := &interim{arm: x.armWrite, w: x.w, proto11: x.r.ProtoAtLeast(1, 1), expects: x.r.Header.Get("Expect") != ""}
 	out := x.outgoing(up, interim)
-	if x.body != nil {
-		// Nothing reads the body once this handler has returned, and none of it is
-		// thrown away because the response begins early.
-		defer x.body.release()
-		if x.r.ProtoMajor == 1 {
-			_ = x.control.EnableFullDuplex()
-		}
+	if x.body != nil && x.r.ProtoMajor == 1 {
+		// None of the body is thrown away because the response begins early.
+		_ = x.control.EnableFullDuplex()
 	}
 	resp, err := t.RoundTrip(out)
 	interim.close()
+	defer x.over(resp)
 	if err != nil {
 		x.fail(err)
 		return
 	}
-	defer resp.Body.Close()
 	if resp.StatusCode == http.StatusSwitchingProtocols {
-		x.fail(errors.New("the upstream changed the protocol unasked"))
+		x.tunnel(resp, up.mesh())
 		return
 	}
 	x.respond(resp, up.mesh())
+}
+
+// carriage is how the request goes on: in the version of HTTP in which it came. An
+// upgrade is of HTTP/1.1, so it has a connection of that on every hop.
+func (x *exchange) carriage() carriage {
+	switch {
+	case x.upgrade:
+		return upgrading
+	case x.req.GRPC:
+		return streaming
+	case x.r.ProtoMajor == 2:
+		return http2
+	}
+	return http1
+}
+
+// over ends both bodies, the request's first: nothing may read it once the handler
+// has returned, and closing that of an HTTP/2 response waits for the client half,
+// which waits for the client's next byte where the response ended before the
+// request did.
+func (x *exchange) over(resp *http.Response) {
+	if x.body != nil {
+		x.body.release()
+	}
+	if resp != nil {
+		_ = resp.Body.Close()
+	}
 }
 
 // outgoing is the request for the upstream: what was checked, and our own fields.
@@ -89,6 +112,9 @@ func (x *exchange) outgoing(up Upstream, interim *interim) *http.Request {
 	}
 	if len(h["User-Agent"]) == 0 {
 		h["User-Agent"] = []string{""} // otherwise net/http makes one up
+	}
+	if x.upgrade {
+		h["Connection"], h["Upgrade"] = []string{"Upgrade"}, []string{"websocket"}
 	}
 	// An empty query keeps its question mark: the bytes are the client's.
 	query := strings.TrimPrefix(x.query, "?")
@@ -142,9 +168,14 @@ func (x *exchange) edgeFields(h http.Header) {
 // respond copies the response. The outcome is reported before the write that
 // ends it: the last one of a known length, or the end that returning sends.
 func (x *exchange) respond(resp *http.Response, fromMesh bool) {
-	if fromMesh && x.site.End == call.Edge && resp.StatusCode >= 400 && len(resp.Header[route.Decision]) == 1 {
-		x.reword(resp.Header[route.Decision][0], resp.StatusCode)
-		return
+	if fromMesh && x.site.End == call.Edge {
+		if status, ok := x.sidecarStatus(resp); ok {
+			x.reword(resp.Header[route.Decision][0], status)
+			return
+		}
+	}
+	if x.req.GRPC {
+		x.grpc = parseStatus(resp.Header)
 	}
 	x.armWrite()
 	h := x.w.Header()
@@ -154,12 +185,12 @@ func (x *exchange) respond(resp *http.Response, fromMesh bool) {
 		h["Content-Type"] = nil // otherwise net/http guesses one from the body
 	}
 	for name := range resp.Trailer {
-		if route.TrailerAllowed(name) {
+		if route.ResponseTrailerAllowed(name, fromMesh) {
 			h.Add("Trailer", name)
 		}
 	}
 	x.lastUnlessRead()
-	if len(resp.Trailer) > 0 {
+	if len(resp.Trailer) > 0 || x.req.GRPC && resp.ContentLength > 0 {
 		// HTTP/2 may bring a length and trailers; HTTP/1.1 has room for one of them.
 		delete(h, "Content-Length")
 		resp.ContentLength = -1
@@ -172,11 +203,18 @@ func (x *exchange) respond(resp *http.Response, fromMesh bool) {
 	}
 	x.w.WriteHeader(resp.StatusCode)
 	if err := x.copyBody(resp); err != nil {
-		x.finish(x.lost(err), resp.StatusCode)
+		failure := x.lost(err)
+		if !x.reported && x.breakGRPC(failure, err) {
+			return
+		}
+		x.finish(failure, resp.StatusCode)
 		// The client must not take what it has for the whole.
 		panic(http.ErrAbortHandler)
 	}
-	x.copyTrailer(resp)
+	x.copyTrailer(resp, fromMesh)
+	if x.req.GRPC && x.grpc == nil {
+		x.grpc = parseStatus(resp.Trailer)
+	}
 	x.finish("", resp.StatusCode)
 }
 
@@ -227,10 +265,10 @@ func (x *exchange) copyBody(resp *http.Response) error {
 
 // copyTrailer hands over the trailers that were announced, and those that were
 // not but came, as gRPC servers do.
-func (x *exchange) copyTrailer(resp *http.Response) {
+func (x *exchange) copyTrailer(resp *http.Response, fromMesh bool) {
 	h := x.w.Header()
 	for name, values := range resp.Trailer {
-		if route.TrailerAllowed(name) {
+		if route.ResponseTrailerAllowed(name, fromMesh) {
 			h[http.TrailerPrefix+name] = values
 		}
 	}

@@ -61,7 +61,11 @@ func wording(code string) (title, detail string) {
 	case route.MethodRefused:
 		return "The method is not allowed", "The request's method is not forwarded."
 	case route.UpgradeRefused:
-		return "The protocol cannot be changed", "Upgrades of the protocol are not offered."
+		return "The protocol cannot be changed", "Upgrades of the protocol are not offered here."
+	case route.WebSocketRefused:
+		return "The WebSocket handshake is not valid", "The request asks for WebSocket, and is no opening handshake of its version 13."
+	case route.OriginRefused:
+		return "This page may not call here", "The page that opens the WebSocket is of an origin that is not allowed here."
 	case route.UpstreamTimeout:
 		return "The service did not answer in time", "The call was allowed, and the service did not answer in time."
 	case route.NoCredential:
@@ -120,10 +124,8 @@ func (x *exchange) reword(id string, status int) {
 		code = route.UpstreamTimeout
 	}
 	p := newProblem(&x.req, id, code, status)
-	contentType, body := p.encode(x.r.Header["Accept"])
-	if x.r.Method != http.MethodHead {
-		x.out = int64(len(body))
-	}
+	contentType, body := x.encode(p)
+	status, x.grpc = x.req.Answer(status)
 	x.finish("", status)
 	v := x.req.Verdict
 	v.ID = id
@@ -173,6 +175,9 @@ func (p *problem) answer(w http.ResponseWriter, id string, v *call.Verdict, cont
 	}
 	if p.Status == http.StatusServiceUnavailable {
 		h.Set("Retry-After", "1")
+	}
+	if p.Code == route.WebSocketRefused {
+		h["Sec-Websocket-Version"] = []string{route.WebSocketVersion} // RFC 6455 section 4.4
 	}
 	w.WriteHeader(p.Status)
 	_, _ = w.Write(body)

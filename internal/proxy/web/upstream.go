@@ -20,8 +20,15 @@ import (
 const (
 	meshIdle = 60 * time.Second
 	appIdle  = 30 * time.Second
-	// answerTimeout is the time from a whole request to the head of its response.
+	// answerTimeout is the time from a whole request to the head of its response. A
+	// gRPC server may send that head with its first message, hours later, so for gRPC
+	// there is none: what its caller states travels on, and ends the call at both ends.
 	answerTimeout = 5 * time.Minute
+	// upstreamPing is how long an HTTP/2 upstream is silent before it is asked
+	// whether it lives. gRPC servers take more than one such question within five
+	// minutes for abuse and end the connection with all its streams (gRPC A8,
+	// too_many_pings). A host that is gone is found sooner, by TCP keep-alive.
+	upstreamPing = 6 * time.Minute
 	// continueWait is how long a body waits for the 100 that its client asked for,
 	// which may never come (RFC 9110 section 10.1.1). curl waits as long, and nginx
 	// sends none over HTTP/2.
@@ -33,10 +40,21 @@ const (
 	leafMargin = 2 * time.Second
 )
 
+// A carriage is how a request travels on.
+type carriage int
+
+// The carriages.
+const (
+	http1 carriage = iota
+	http2
+	streaming // HTTP/2 without a limit for the head of the response
+	upgrading // HTTP/1.1, whatever else the upstream speaks
+)
+
 // An Upstream is something that requests are forwarded to.
 type Upstream interface {
-	// transport carries a request that came over that major version of HTTP.
-	transport(major int) (*http.Transport, error)
+	// transport carries a request.
+	transport(carriage) (*http.Transport, error)
 	// scheme of the requests, http or https.
 	scheme() string
 	// mesh says that the other end is Parley, whose own fields pass.
@@ -70,6 +88,7 @@ type generation struct {
 	epoch      uint64
 	ends       atomic.Int64 // earliest end of a leaf, Unix nanoseconds
 	h1, h2     *http.Transport
+	streams    *http.Transport
 }
 
 // NewMesh reaches the service expect at endpoints with src's credential.
@@ -95,13 +114,16 @@ func (m *Mesh) Close() {
 	}
 }
 
-func (m *Mesh) transport(major int) (*http.Transport, error) {
+func (m *Mesh) transport(c carriage) (*http.Transport, error) {
 	g, err := m.generation()
 	if err != nil {
 		return nil, err
 	}
-	if major == 2 {
+	switch c {
+	case http2:
 		return g.h2, nil
+	case streaming:
+		return g.streams, nil
 	}
 	return g.h1, nil
 }
@@ -136,6 +158,8 @@ func (m *Mesh) generation() (*generation, error) {
 	g.ends.Store(cred.NotAfter().UnixNano())
 	g.h1 = m.newTransport(g, m.h1, mtls.HTTP1)
 	g.h2 = m.newTransport(g, m.h2, mtls.HTTP2)
+	g.streams = m.newTransport(g, m.h2, mtls.HTTP2)
+	g.streams.ResponseHeaderTimeout = 0
 	if old := m.current.Swap(g); old != nil {
 		old.retire()
 	}
@@ -195,29 +219,42 @@ func (g *generation) lower(end time.Time) {
 func (g *generation) retire() {
 	g.h1.CloseIdleConnections()
 	g.h2.CloseIdleConnections()
+	g.streams.CloseIdleConnections()
 }
 
 // App is an application behind its sidecar, in plaintext.
 type App struct {
-	addr string
-	t    *http.Transport
+	addr                  string
+	t, streams, upgrading *http.Transport
 }
 
 // NewApp reaches addr: host:port, or unix: and an absolute path. With h2 it
-// speaks HTTP/2 from the first byte, otherwise HTTP/1.1. Deadlines are set by clk.
+// speaks HTTP/2 from the first byte, but for WebSocket, otherwise HTTP/1.1. Deadlines are set by clk.
 func NewApp(addr string, h2 bool, clk clock.Clock) *App {
-	a := &App{addr: addr, t: newTransport(appIdle)}
-	a.t.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
+	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
 		c, err := DialApp(ctx, addr)
 		if err != nil {
 			return nil, err
 		}
 		return &patient{Conn: c, clk: clk}, nil
 	}
-	a.t.Protocols = new(http.Protocols)
-	a.t.Protocols.SetHTTP1(!h2)
-	a.t.Protocols.SetUnencryptedHTTP2(h2)
+	a := &App{addr: addr, t: appTransport(h2, dial)}
+	a.streams, a.upgrading = a.t, a.t
+	if h2 {
+		a.upgrading = appTransport(false, dial)
+		a.streams = appTransport(h2, dial)
+		a.streams.ResponseHeaderTimeout = 0
+	}
 	return a
+}
+
+func appTransport(h2 bool, dial func(ctx context.Context, network, addr string) (net.Conn, error)) *http.Transport {
+	t := newTransport(appIdle)
+	t.DialContext = dial
+	t.Protocols = new(http.Protocols)
+	t.Protocols.SetHTTP1(!h2)
+	t.Protocols.SetUnencryptedHTTP2(h2)
+	return t
 }
 
 // A patient connection to an application gives up on a write once nothing was
@@ -249,13 +286,26 @@ func DialApp(ctx context.Context, addr string) (net.Conn, error) {
 	return d.DialContext(ctx, "tcp", addr)
 }
 
-func (a *App) transport(int) (*http.Transport, error) { return a.t, nil }
-func (a *App) scheme() string                         { return "http" }
-func (a *App) mesh() bool                             { return false }
-func (a *App) address() string                        { return a.addr }
+func (a *App) transport(c carriage) (*http.Transport, error) {
+	switch c {
+	case streaming:
+		return a.streams, nil
+	case upgrading:
+		return a.upgrading, nil
+	}
+	return a.t, nil
+}
+
+func (a *App) scheme() string  { return "http" }
+func (a *App) mesh() bool      { return false }
+func (a *App) address() string { return a.addr }
 
 // Close implements Upstream.
-func (a *App) Close() { a.t.CloseIdleConnections() }
+func (a *App) Close() {
+	a.t.CloseIdleConnections()
+	a.streams.CloseIdleConnections()
+	a.upgrading.CloseIdleConnections()
+}
 
 func newTransport(idle time.Duration) *http.Transport {
 	return &http.Transport{
@@ -266,6 +316,6 @@ func newTransport(idle time.Duration) *http.Transport {
 		ExpectContinueTimeout:  continueWait,
 		MaxResponseHeaderBytes: maxAnswerBytes,
 		DisableCompression:     true, // bodies travel as they are
-		HTTP2:                  &http.HTTP2Config{SendPingTimeout: pingAfter, PingTimeout: pingTimeout, WriteByteTimeout: writeTimeout},
+		HTTP2:                  &http.HTTP2Config{SendPingTimeout: upstreamPing, PingTimeout: pingTimeout, WriteByteTimeout: writeTimeout},
 	}
 }

@@ -38,7 +38,11 @@ const (
 	readHeaderTimeout = 10 * time.Second
 	serverIdle        = 5 * time.Minute
 	maxHeaderBytes    = 64 << 10
-	maxStreams        = 100
+	// maxStreams is how many requests a connection of HTTP/2 has under way. An
+	// application at its own outbound listener, whose gRPC client waits for room
+	// instead of opening another connection, has ownStreams.
+	maxStreams = 100
+	ownStreams = 1000
 	// stall is how long a body may stand still in either direction of an
 	// HTTP/1.1 connection.
 	stall = 5 * time.Minute
@@ -57,6 +61,8 @@ type Hop struct {
 	Upstream             Upstream
 	// ForwardToken hands the caller's token on.
 	ForwardToken bool
+	// WebSocket lets requests become WebSocket connections; nil refuses it.
+	WebSocket *snapshot.WebSocket
 }
 
 // A Site is what a listener serves. It is immutable and replaced as a whole.
@@ -85,6 +91,15 @@ type Config struct {
 	Gate   route.Gate
 	Clock  clock.Clock
 	Logger *slog.Logger
+	// Joiner relays what became a WebSocket connection.
+	Joiner Joiner
+}
+
+// A Joiner relays between a client's connection and its upstream's until it is
+// over, and closes both. ended is told once, before the last end of stream is sent,
+// how many bytes came from the client and went to it, and the code of a failure.
+type Joiner interface {
+	Join(ctx context.Context, down, up net.Conn, ended func(in, out int64, code string))
 }
 
 // Attested is a connection whose process was asked for. The answer is there once
@@ -101,6 +116,12 @@ type Server struct {
 	site  atomic.Pointer[Site]
 	conns atomic.Int64
 
+	// tunnels is held for reading by each WebSocket connection; cut ends those that
+	// are left when the server is over.
+	tunnels sync.RWMutex
+	ctx     context.Context
+	cut     context.CancelFunc
+
 	buffers sync.Pool // *[copySize]byte
 }
 
@@ -109,6 +130,7 @@ type Server struct {
 func NewServer(cfg Config, site *Site) *Server {
 	s := &Server{cfg: cfg, buffers: sync.Pool{New: func() any { return new([copySize]byte) }}}
 	s.site.Store(site)
+	s.ctx, s.cut = context.WithCancel(context.Background())
 	var protocols http.Protocols
 	protocols.SetHTTP1(true)
 	protocols.SetHTTP2(true)
@@ -119,19 +141,42 @@ func NewServer(cfg Config, site *Site) *Server {
 		IdleTimeout:       serverIdle,
 		MaxHeaderBytes:    maxHeaderBytes,
 		Protocols:         &protocols,
-		HTTP2: &http.HTTP2Config{
-			MaxConcurrentStreams: maxStreams,
-			SendPingTimeout:      pingAfter,
-			PingTimeout:          pingTimeout,
-			WriteByteTimeout:     writeTimeout,
-		},
-		ConnContext: s.connContext,
-		ConnState:   s.connState,
-		ErrorLog:    log.New(remarks{cfg.Logger}, "", 0),
+		HTTP2:             serverHTTP2(site.End),
+		ConnContext:       s.connContext,
+		ConnState:         s.connState,
+		ErrorLog:          log.New(remarks{cfg.Logger}, "", 0),
 		// "OPTIONS *" goes the way of every other request.
 		DisableGeneralOptionsHandler: true,
 	}
 	return s
+}
+
+// Windows of HTTP/2 (RFC 9113 section 5.2), in bytes. One stream whose reader
+// stands still must not take the room of its whole connection, which is what equal
+// windows do; and strangers must not make an edge keep much.
+const (
+	streamWindow     = 512 << 10
+	connWindow       = 16 << 20
+	edgeStreamWindow = 256 << 10
+	edgeConnWindow   = 1 << 20
+)
+
+func serverHTTP2(end call.End) *http.HTTP2Config {
+	c := &http.HTTP2Config{
+		MaxConcurrentStreams:          maxStreams,
+		MaxReceiveBufferPerStream:     streamWindow,
+		MaxReceiveBufferPerConnection: connWindow,
+		SendPingTimeout:               pingAfter,
+		PingTimeout:                   pingTimeout,
+		WriteByteTimeout:              writeTimeout,
+	}
+	switch end {
+	case call.Outbound:
+		c.MaxConcurrentStreams = ownStreams
+	case call.Edge:
+		c.MaxReceiveBufferPerStream, c.MaxReceiveBufferPerConnection = edgeStreamWindow, edgeConnWindow
+	}
+	return c
 }
 
 // SetSite replaces what is served; requests under way end as they began.
@@ -141,13 +186,27 @@ func (s *Server) SetSite(site *Site) { s.site.Store(site) }
 // error is never nil.
 func (s *Server) Serve(ln net.Listener) error { return s.http.Serve(ln) }
 
-// Shutdown stops accepting, lets requests under way end until ctx does, and then
-// closes what is left.
+// Shutdown stops accepting, lets requests and WebSocket connections under way end
+// until ctx does, and then closes what is left.
 func (s *Server) Shutdown(ctx context.Context) error {
 	err := s.http.Shutdown(ctx)
 	if err != nil {
 		_ = s.http.Close()
 	}
+	// net/http knows nothing of connections that were taken over.
+	over := make(chan struct{})
+	go func() {
+		s.tunnels.Lock()
+		//lint:ignore SA2001 to wait for those that hold it for reading is the purpose
+		s.tunnels.Unlock()
+		close(over)
+	}()
+	select {
+	case <-over:
+	case <-ctx.Done():
+	}
+	s.cut()
+	<-over
 	return err
 }
 
