@@ -113,16 +113,10 @@ func checkCall(file *mesh.File, q *policy.Query) error {
 	if strings.Trim(q.Method, "ABCDEFGHIJKLMNOPQRSTUVWXYZ-") != "" {
 		return fault.New(fault.BadRequest, "methods are written in upper case", "%q is no HTTP method", q.Method)
 	}
-	if !plainPath(q.Path) {
-		return fault.New(fault.BadRequest, "write it as the callee sees it: /orders/7", "%q is no path without a query", clip(q.Path))
+	if err := policy.ValidPath(q.Path); err != nil {
+		return fault.Wrap(err, fault.BadRequest, "write the path as the log has it, without a query: /orders/7", "%q is no path that a decision is taken on", clip(q.Path))
 	}
 	return nil
-}
-
-func plainPath(path string) bool {
-	return strings.HasPrefix(path, "/") && !strings.ContainsFunc(path, func(r rune) bool {
-		return r <= ' ' || r == 0x7f || r == '?' || r == '#'
-	})
 }
 
 // maxNamed bounds the names that a hint lists.

@@ -125,7 +125,7 @@ func TestSuggest(t *testing.T) {
 		"path":        {"web", "payments", "GET", "/rates", "# parley.yaml:13, in services.payments.allow[0] write\n        paths: [/charge, /charges/**, /rates]\n"},
 		"both":        {"web", "payments", "PUT", "/x", "# parley.yaml:10, under allow of payments\n      - from: [web]\n        methods: [PUT]\n        paths: [/x]\n"},
 		"shared_rule": {"billing", "payments", "DELETE", "/refund", "# parley.yaml:10, under allow of payments\n      - from: [billing]\n        methods: [DELETE]\n        paths: [/refund]\n"},
-		"no_allow":    {"web", "orders", "GET", "/a;b=1", "# parley.yaml:17, under orders\n    allow:\n      - from: [web]\n        methods: [GET]\n        paths: [\"/a;b=1\"]\n"},
+		"no_allow":    {"web", "orders", "GET", "/a,b=1", "# parley.yaml:17, under orders\n    allow:\n      - from: [web]\n        methods: [GET]\n        paths: [\"/a,b=1\"]\n"},
 		"tcp":         {"web", "db", "", "", "# parley.yaml:23, in the list allow of db\n{from: [web]}\n"},
 		"flow":        {"web", "cache", "GET", "/a", "# parley.yaml:24, in cache\nallow: [{from: [web], methods: [GET], paths: [/a]}]\n"},
 		"flow_list":   {"billing", "flow", "GET", "/a", "# parley.yaml:28, in the list allow of flow\n{from: [billing], methods: [GET], paths: [/a]}\n"},

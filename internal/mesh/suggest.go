@@ -28,7 +28,7 @@ func Suggest(f *File, q policy.Query) string {
 		return ""
 	}
 	isTCP := s.Inbound.Protocol == tcp
-	if isTCP && (q.Method != "" || q.Path != "") || q.Path != "" && (policy.ValidPattern(q.Path) != nil || strings.Contains(q.Path, "*")) {
+	if isTCP && (q.Method != "" || q.Path != "") || q.Path != "" && policy.ValidPath(q.Path) != nil {
 		return ""
 	}
 	if allowed, err := f.decide(q); err != nil || allowed {

@@ -121,6 +121,31 @@ func TestEdge(t *testing.T) {
 	}
 }
 
+// An earlier, stricter route is not avoided by another spelling of its path.
+func TestEdgeRouteHasOneSpelling(t *testing.T) {
+	t.Parallel()
+	e := newEdge(t, httpApp(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { _, _ = io.WriteString(w, r.RequestURI) })), false)
+	strict := e.snap.Gateways[0].Routes[0]
+	strict.PolicyTarget, strict.Path = "strict", "/orders/keys:rotate"
+	e.snap.Gateways[0].Routes = append([]snapshot.Route{strict}, e.snap.Gateways[0].Routes...)
+	e.gw.apply(&e.snap)
+	for path, want := range map[string][2]string{
+		"/orders/keys:rotate":           {"strict", strict.Path},
+		"/orders/keys%3Arotate":         {"strict", strict.Path},
+		"/orders/keys%3arotate":         {"strict", strict.Path},
+		"/orders/%6beys%3a%72otate":     {"strict", strict.Path},
+		"/orders/keys%253Arotate":       {},
+		"/orders/keys:rotate/now%21%2b": {"edge/routes[0]", "/orders/keys:rotate/now!%2B"},
+	} {
+		e.gw.gate.Reset()
+		_, body := get(t, e.c, e.url+path)
+		r := e.gw.gate.Finished(1)[0].Request
+		if r.PolicyTarget != want[0] || want[0] != "" && (body != want[1] || r.Path != want[1]) {
+			t.Errorf("%s took the route %q as %q, the application read %q", path, r.PolicyTarget, r.Path, body)
+		}
+	}
+}
+
 // What the callee's sidecar says to the gateway about it is not the world's to
 // know, except the decision.
 func TestEdgeRewordsCallee(t *testing.T) {
