@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -142,6 +143,43 @@ func TestEdgeRouteHasOneSpelling(t *testing.T) {
 		r := e.gw.gate.Finished(1)[0].Request
 		if r.PolicyTarget != want[0] || want[0] != "" && (body != want[1] || r.Path != want[1]) {
 			t.Errorf("%s took the route %q as %q, the application read %q", path, r.PolicyTarget, r.Path, body)
+		}
+	}
+}
+
+// A key stays at the edge, whether or not the route asked for it; what is the
+// application's own passes.
+func TestEdgeKeepsKeys(t *testing.T) {
+	t.Parallel()
+	seen := make(chan http.Header, 1)
+	e := newEdge(t, httpApp(t, http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { seen <- r.Header.Clone() })), true)
+	const key = "parley_key_4fG7hJ9kLmN0_secret"
+	for _, tt := range []struct {
+		name, key  string
+		send, kept http.Header
+	}{
+		{"public, X-API-Key", "", http.Header{"X-Api-Key": {key}, "Authorization": {"Basic YTpi"}}, http.Header{"Authorization": {"Basic YTpi"}}},
+		{"public, bearer", "", http.Header{"Authorization": {"Bearer " + key}, "X-Api-Key": {"own"}}, http.Header{"X-Api-Key": {"own"}}},
+		{"public, anywhere", "", http.Header{"X-Token": {"a", "k=" + key}, "Cookie": {"k=" + key}}, http.Header{}},
+		{"key, bearer", "k1", http.Header{"Authorization": {"Bearer " + key}}, http.Header{}},
+		{"key, beside", "k1", http.Header{"X-Api-Key": {key}, "Authorization": {"Bearer own"}}, http.Header{"Authorization": {"Bearer own"}}},
+	} {
+		e.gw.gate.Decide(func(r *call.Request) call.Verdict {
+			r.Caller.KeyID = tt.key
+			return call.Verdict{Allow: true}
+		})
+		req, _ := http.NewRequest("GET", e.url+"/orders/7", nil)
+		req.Header = tt.send
+		resp, err := e.c.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = resp.Body.Close()
+		h := <-seen
+		for _, name := range []string{"X-Api-Key", "Authorization", "X-Token", "Cookie"} {
+			if got, want := h[name], tt.kept[name]; !slices.Equal(got, want) {
+				t.Errorf("%s: the application saw %s %q, want %q", tt.name, name, got, want)
+			}
 		}
 	}
 }

@@ -142,8 +142,8 @@ func (x *exchange) outgoing(up Upstream, interim *interim) *http.Request {
 }
 
 // edgeFields tell services about the client of an edge. What the client said of
-// itself in these fields was dropped before; a Parley key has done its work here
-// and stays here.
+// itself in these fields was dropped before. A Parley key stays here, on a route
+// that asks for none too: it is a secret between its holder and the gateway.
 func (x *exchange) edgeFields(h http.Header) {
 	if x.req.Remote.IsValid() {
 		h[route.ForwardedFor] = []string{x.req.Remote.Addr().String()}
@@ -155,9 +155,16 @@ func (x *exchange) edgeFields(h http.Header) {
 	h[route.ForwardedHost] = []string{x.req.Host}
 	if x.req.Caller.KeyID != "" {
 		delete(h, "X-Api-Key")
-		// A credential of the application's own may stand beside the key.
-		if slices.ContainsFunc(h["Authorization"], func(v string) bool { return strings.Contains(v, keyMark) }) {
-			delete(h, "Authorization")
+	}
+	dropKeys(h)
+}
+
+// dropKeys takes the fields away that hold an API key of Parley's. A credential of
+// the application's own stays beside it.
+func dropKeys(h http.Header) {
+	for name, values := range h {
+		if slices.ContainsFunc(values, func(v string) bool { return strings.Contains(v, keyMark) }) {
+			delete(h, name)
 		}
 	}
 }
