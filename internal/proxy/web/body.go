@@ -34,6 +34,7 @@ type body struct {
 
 	mu    sync.Mutex // held while src is read; guards what follows
 	armed time.Time
+	begun bool // src was read from
 }
 
 // Read implements io.Reader.
@@ -44,6 +45,7 @@ func (b *body) Read(p []byte) (int, error) {
 		return 0, errBodyOver
 	}
 	b.arm()
+	b.begun = true
 	n, err := b.src.Read(p)
 	b.n.Add(int64(n))
 	switch {
@@ -73,6 +75,16 @@ func isNet(err error) bool {
 func (b *body) Close() error {
 	b.over.Store(true)
 	return nil
+}
+
+// reopen undoes Close where nobody has read, and says whether that is so.
+func (b *body) reopen() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !b.begun {
+		b.over.Store(false)
+	}
+	return !b.begun
 }
 
 // Over HTTP/1.1 the rest of a body that the response did not wait for is thrown

@@ -21,8 +21,8 @@ const copySize = 32 << 10
 // keyMark is in every API key of Parley's.
 const keyMark = "parley_key_"
 
-// A carrier remembers the connection that carries a request; a request that
-// net/http sends again moves to another one.
+// A carrier remembers the connection that carries a request; one that is sent
+// again moves to another.
 type carrier struct {
 	mu   sync.Mutex // guards what follows
 	conn net.Conn
@@ -47,7 +47,7 @@ func (x *exchange) forward() {
 		x.fail(errors.New("an allowed request without a route"))
 		return
 	}
-	t, err := up.transport(x.carriage())
+	p, err := up.transport(x.carriage())
 	if err != nil {
 		x.fail(err)
 		return
@@ -58,7 +58,7 @@ func (x *exchange) forward() {
 		// None of the body is thrown away because the response begins early.
 		_ = x.control.EnableFullDuplex()
 	}
-	resp, err := t.RoundTrip(out)
+	resp, err := p.roundTrip(out, x.upstream.set)
 	interim.close()
 	defer x.over(resp)
 	if err != nil {
@@ -134,10 +134,7 @@ func (x *exchange) outgoing(up Upstream, interim *interim) *http.Request {
 		}
 		out.Body, out.Trailer = x.body, x.trailer
 	}
-	trace := &httptrace.ClientTrace{
-		GotConn:        func(i httptrace.GotConnInfo) { x.upstream.set(i.Conn) },
-		Got1xxResponse: interim.send,
-	}
+	trace := &httptrace.ClientTrace{Got1xxResponse: interim.send}
 	return out.WithContext(httptrace.WithClientTrace(x.r.Context(), trace))
 }
 

@@ -42,6 +42,12 @@ func front(t *testing.T, gate *xtest.Gate, clk clock.Clock, app string) string {
 	t.Helper()
 	up := web.NewApp(app, false, clk)
 	t.Cleanup(up.Close)
+	return edgeOf(t, gate, clk, up)
+}
+
+// edgeOf is an edge before up.
+func edgeOf(t *testing.T, gate *xtest.Gate, clk clock.Clock, up web.Upstream) string {
+	t.Helper()
 	hop := web.Hop{Target: "orders", PolicyTarget: "orders", Upstream: up}
 	s := web.NewServer(web.Config{Gate: gate, Clock: clk, Logger: slog.New(slog.DiscardHandler)}, &web.Site{
 		End: call.Edge, Listener: "gateway.edge", Local: "edge",
