@@ -6,11 +6,14 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -32,7 +35,12 @@ type edge struct {
 
 func newEdge(t *testing.T, app string, h2 bool) *edge {
 	t.Helper()
-	e := &edge{pair: newPair(t, pairConfig{protocol: call.HTTP, app: app})}
+	return newEdgeOf(t, newPair(t, pairConfig{protocol: call.HTTP, app: app}), h2)
+}
+
+func newEdgeOf(t *testing.T, p *pair, h2 bool) *edge {
+	t.Helper()
+	e := &edge{pair: p}
 	id, err := identity.GatewayID(e.ca.Domain, "edge")
 	if err != nil {
 		t.Fatal(err)
@@ -181,6 +189,68 @@ func TestEdgeKeepsKeys(t *testing.T) {
 				t.Errorf("%s: the application saw %s %q, want %q", tt.name, name, got, want)
 			}
 		}
+	}
+}
+
+// Streams that an anonymous client holds open do not take more descriptors than
+// an upstream's share, and end.
+func TestEdgeHeldStreams(t *testing.T) {
+	t.Parallel()
+	var open, most atomic.Int32
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	app := &http.Server{
+		Handler: http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { _, _ = io.Copy(io.Discard, r.Body) }),
+		ConnState: func(_ net.Conn, s http.ConnState) {
+			if s == http.StateNew {
+				most.Store(max(most.Load(), open.Add(1)))
+			} else if s == http.StateClosed {
+				open.Add(-1)
+			}
+		},
+	}
+	go func() { _ = app.Serve(ln) }()
+	t.Cleanup(func() { _ = app.Close() })
+	const share = 5
+	e := newEdgeOf(t, newPair(t, pairConfig{protocol: call.HTTP, app: ln.Addr().String(), connections: share}), true)
+	e.snap.Gateways[0].Routes[0].Methods = nil
+	e.gw.apply(&e.snap)
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	var answered, streams atomic.Int32
+	var wg sync.WaitGroup
+	for range 40 {
+		body, feed := io.Pipe()
+		context.AfterFunc(ctx, func() { _ = feed.Close() })
+		wg.Go(func() { _, _ = feed.Write([]byte("x")) })
+		req, _ := http.NewRequestWithContext(ctx, "POST", e.url+"/orders/", body)
+		wg.Go(func() {
+			streams.Add(1)
+			resp, err := e.c.Do(req)
+			if err == nil {
+				answered.Add(1)
+				if resp.StatusCode != http.StatusServiceUnavailable {
+					t.Errorf("a stream too many got %s", resp.Status)
+				}
+				_ = resp.Body.Close()
+			}
+		})
+	}
+	for n := 0; answered.Load() < 40-share; n++ {
+		if n == 1600 {
+			t.Fatalf("%d of 40 streams were told that there is no room", answered.Load())
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	if most.Load() != share {
+		t.Errorf("%d connections to the application", most.Load())
+	}
+	cancel()
+	wg.Wait()
+	if resp, _ := get(t, e.c, e.url+"/orders/"); resp.StatusCode != http.StatusOK {
+		t.Errorf("with room again: %s", resp.Status)
 	}
 }
 

@@ -144,6 +144,8 @@ type pairConfig struct {
 	h2       bool
 	app      string
 	ws       *snapshot.WebSocket
+	// connections of a listener or upstream of orders, 0 for the usual.
+	connections int
 }
 
 func newPair(t testing.TB, cfg pairConfig) *pair {
@@ -151,7 +153,7 @@ func newPair(t testing.TB, cfg pairConfig) *pair {
 	p := &pair{ca: mtlstest.NewCA(t, "shop.example"), app: cfg.app}
 	webID, ordersID := p.ca.ID(t, "web"), p.ca.ID(t, "orders")
 	p.trust = mtlstest.Trust(1, []*mtlstest.CA{p.ca}, webID, ordersID)
-	p.orders = newHouse(t, p.ca, p.trust, "orders")
+	p.orders = newSmallHouse(t, p.ca, p.trust, cfg.connections, "orders")
 	p.web = newHouse(t, p.ca, p.trust, "web")
 	p.in = snapshot.Snapshot{Services: []snapshot.Service{{
 		Name: "orders", ID: ordersID,

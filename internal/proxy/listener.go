@@ -67,7 +67,7 @@ func (p *Proxy) newListener(s *spec, address string, ups map[upstreamKey]upstrea
 	}
 	surplus := p.meters.surplus(s.name)
 	l.feed.full = func() bool {
-		if l.service.connections() < p.cfg.MaxConnections {
+		if l.service.connections() < p.connections() {
 			return false
 		}
 		surplus.Inc()

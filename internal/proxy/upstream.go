@@ -39,8 +39,10 @@ func newMeshKey(local, expect identity.ID, endpoints []string) meshKey {
 func (u upstream) close() { u.web.Close() }
 
 func (p *Proxy) newApp(k appKey) upstream {
+	app := web.NewApp(k.addr, k.h2, p.cfg.Clock)
+	app.Limit = p.connections
 	return upstream{
-		web:  web.NewApp(k.addr, k.h2, p.cfg.Clock),
+		web:  app,
 		dial: func(ctx context.Context) (net.Conn, error) { return web.DialApp(ctx, k.addr) },
 	}
 }
@@ -49,9 +51,11 @@ func (p *Proxy) newMesh(k meshKey, src identity.Source) upstream {
 	endpoints := strings.Fields(k.endpoints)
 	d := mtls.NewDialer(src, k.expect, p.cfg.Clock)
 	d.Conns = &p.conns
+	far := web.NewMesh(src, k.expect, endpoints, p.cfg.Clock, &p.conns)
+	far.Limit = p.connections
 	var next atomic.Uint32
 	return upstream{
-		web: web.NewMesh(src, k.expect, endpoints, p.cfg.Clock, &p.conns),
+		web: far,
 		dial: func(ctx context.Context) (net.Conn, error) {
 			var first error = &net.DNSError{Err: "the service has no endpoint", IsNotFound: true}
 			start := int(next.Add(1))

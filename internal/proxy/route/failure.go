@@ -17,6 +17,7 @@ import (
 const (
 	UpstreamRefused   = "upstream_refused"   // no connection, or it refused our certificate
 	UpstreamUntrusted = "upstream_untrusted" // we refused its certificate
+	UpstreamBusy      = "upstream_busy"      // all our connections to it are taken
 	UpstreamTimeout   = "upstream_timeout"   // it did not answer in time
 	UpstreamClosed    = "upstream_closed"    // it ended the connection in the middle
 	ClientClosed      = "client_closed"      // the caller went away
@@ -26,6 +27,10 @@ const (
 	Stopped           = "proxy_stopped"      // our listener was removed or stopped
 )
 
+// ErrBusy says that an upstream had as many connections as it may for longer than
+// a request waits.
+var ErrBusy = errors.New("the upstream has as many connections as it may")
+
 // Failure names err, which came from reaching or using an upstream, and the HTTP
 // status for it.
 func Failure(err error) (code string, status int) {
@@ -34,6 +39,8 @@ func Failure(err error) (code string, status int) {
 	switch {
 	case errors.Is(err, context.Canceled):
 		return ClientClosed, 0
+	case errors.Is(err, ErrBusy):
+		return UpstreamBusy, http.StatusServiceUnavailable
 	case mtls.IsRefusal(err):
 		return UpstreamUntrusted, http.StatusBadGateway
 	case errors.Is(err, identity.ErrNoCredential), errors.Is(err, mtls.ErrNoTrust), errors.Is(err, identity.ErrExpired):

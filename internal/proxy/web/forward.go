@@ -130,7 +130,8 @@ func (x *exchange) outgoing(up Upstream, interim *interim) *http.Request {
 	if x.r.ContentLength != 0 && x.r.Body != nil && x.r.Body != http.NoBody {
 		x.body = &body{
 			src: x.r.Body, from: x.r, trailer: x.trailer, control: x.control,
-			clk: x.server.cfg.Clock, deadline: x.r.ProtoMajor == 1,
+			clk: x.server.cfg.Clock, http1: x.r.ProtoMajor == 1,
+			deadline: x.r.ProtoMajor == 1 || x.site.End == call.Edge && !x.req.GRPC,
 		}
 		out.Body, out.Trailer = x.body, x.trailer
 	}

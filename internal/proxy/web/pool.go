@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"math"
 	"net"
 	"net/http"
 	"slices"
@@ -12,7 +13,12 @@ import (
 	"time"
 
 	"github.com/parleymesh/parley/internal/clock"
+	"github.com/parleymesh/parley/internal/proxy/route"
 )
+
+// roomWait is how long a request waits for a connection of an upstream that has as
+// many as it may.
+const roomWait = 5 * time.Second
 
 // A pool keeps the connections to one upstream.
 //
@@ -28,13 +34,17 @@ type pool struct {
 	shared bool // HTTP/2: a connection takes many requests
 	clk    clock.Clock
 	idle   time.Duration // how long a connection is kept without a request
+	limit  func() int    // of connections, nil for none
 
 	ctx    context.Context // ends sweep
 	cancel context.CancelFunc
 
 	mu       sync.Mutex // guards what follows; no method of a link is called under it
 	links    []*link    // HTTP/1.1: those without a request, the last used last. HTTP/2: all
-	making   chan struct{}
+	open     int        // with those that are being made
+	making   bool       // HTTP/2: one is, and will do for all
+	turn     uint64     // moves with whatever those who wait for can come of
+	waiting  []chan struct{}
 	sweeping bool
 	closed   bool // what becomes idle is closed
 }
@@ -44,7 +54,9 @@ type link struct {
 	*http.ClientConn
 	net    net.Conn
 	writes atomic.Int64 // of HTTP/1.1, but those that failed before the first byte
-	since  time.Time    // without a request; guarded by pool.mu
+
+	since time.Time // without a request; guarded by pool.mu, as gone
+	gone  bool
 }
 
 // An under lies under the ClientConn of HTTP/1.1.
@@ -188,38 +200,77 @@ func (p *pool) unsent(l *link, before int64, err error) bool {
 // take is a connection with room for one request, reserved; reused says that it
 // had one before. With old false it is a new one.
 func (p *pool) take(ctx context.Context, old bool) (l *link, reused bool, err error) {
+	var bounded context.Context
 	for {
+		p.mu.Lock()
+		turn := p.turn
+		p.mu.Unlock()
 		if old {
 			if l := p.kept(); l != nil {
 				return l, true, nil
 			}
 		}
-		wait := p.claim()
+		wait := p.claim(turn)
 		if wait == nil {
 			l, err := p.connect(ctx)
 			return l, false, err
 		}
+		if bounded == nil {
+			var cancel context.CancelFunc
+			bounded, cancel = context.WithTimeoutCause(ctx, roomWait, route.ErrBusy)
+			defer cancel()
+		}
 		select {
 		case <-wait:
-		case <-ctx.Done():
-			return nil, false, context.Cause(ctx)
+		case <-bounded.Done():
+			p.leave(wait)
+			return nil, false, context.Cause(bounded)
 		}
 	}
 }
 
-// claim is nil where the caller is to make a connection, and otherwise closed once
-// another has: over HTTP/2 it will do for both.
-func (p *pool) claim() <-chan struct{} {
-	if !p.shared {
-		return nil
-	}
+// claim is nil where the caller is to make a connection. Otherwise it is closed
+// when it is worth to look again: at once, where something moved since turn.
+func (p *pool) claim(turn uint64) chan struct{} {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.making == nil {
-		p.making = make(chan struct{})
+	limit := math.MaxInt
+	if p.limit != nil {
+		limit = p.limit()
+	}
+	if p.open < limit && !p.making {
+		p.open++
+		p.making = p.shared
 		return nil
 	}
-	return p.making
+	wait := make(chan struct{})
+	if p.turn != turn {
+		close(wait)
+	} else {
+		p.waiting = append(p.waiting, wait)
+	}
+	return wait
+}
+
+// wake lets the first n who wait look again. It requires p.mu.
+func (p *pool) wake(n int) {
+	p.turn++
+	n = min(n, len(p.waiting))
+	for _, w := range p.waiting[:n] {
+		close(w)
+	}
+	p.waiting = slices.Delete(p.waiting, 0, n)
+}
+
+// leave gives up waiting, and passes the turn on that came with it.
+func (p *pool) leave(wait chan struct{}) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if i := slices.Index(p.waiting, wait); i >= 0 {
+		p.waiting = slices.Delete(p.waiting, i, i+1)
+	} else {
+		p.wake(1)
+	}
 }
 
 // kept is a connection that was there already, reserved, nil for none.
@@ -255,42 +306,53 @@ func (p *pool) kept() *link {
 
 // connect makes a connection, reserved. It follows claim.
 func (p *pool) connect(ctx context.Context) (*link, error) {
-	if p.shared {
-		defer func() {
-			p.mu.Lock()
-			defer p.mu.Unlock()
-			close(p.making)
-			p.making = nil
-		}()
+	l := &link{}
+	err := p.fill(ctx, l)
+	if err != nil {
+		p.forget(l)
 	}
-	c, err := p.dial(ctx)
+	if p.shared {
+		p.mu.Lock()
+		if err == nil && !l.gone {
+			p.links = append(slices.Clip(p.links), l)
+		}
+		p.making = false
+		p.wake(len(p.waiting))
+		p.mu.Unlock()
+	}
 	if err != nil {
 		return nil, err
 	}
-	l := &link{net: c}
+	return l, nil
+}
+
+// fill makes l a connection.
+func (p *pool) fill(ctx context.Context, l *link) error {
+	c, err := p.dial(ctx)
+	if err != nil {
+		return err
+	}
+	l.net = c
 	if !p.shared {
 		c = under{c, p, l}
 	}
 	l.ClientConn, err = p.t.NewClientConn(context.WithValue(ctx, dialedKey{}, c), p.scheme, "upstream:1")
 	if err != nil {
 		_ = c.Close()
-		return nil, err
+		return err
 	}
 	if err := l.Reserve(); err != nil {
 		_ = l.Close()
-		return nil, err
+		return err
 	}
 	if p.shared {
-		p.mu.Lock()
-		p.links = append(slices.Clip(p.links), l)
-		p.mu.Unlock()
 		l.SetStateHook(func(*http.ClientConn) {
 			if l.Err() != nil {
 				p.forget(l)
 			}
 		})
 	}
-	return l, nil
+	return nil
 }
 
 // release takes l back when its request and response are over.
@@ -311,16 +373,23 @@ func (p *pool) release(l *link) {
 			go p.sweep()
 		}
 	}
+	p.wake(1)
 	p.mu.Unlock()
 	if !keep {
 		_ = l.Close()
 	}
 }
 
-// forget is for a connection that was closed.
+// forget is for a connection that was closed, or never came to be.
 func (p *pool) forget(l *link) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if l.gone {
+		return
+	}
+	l.gone = true
+	p.open--
+	p.wake(1)
 	if i := slices.Index(p.links, l); i >= 0 {
 		// kept may be looking at the old ones.
 		p.links = slices.Concat(p.links[:i], p.links[i+1:])

@@ -125,6 +125,57 @@ func TestIdleConnectionClosed(t *testing.T) {
 	}
 }
 
+// An upstream has so many connections and no more: a request waits for its turn,
+// and is told when there is none.
+func TestPoolLimit(t *testing.T) {
+	t.Parallel()
+	release := make(chan struct{})
+	app := listen(t, (&http.Server{Handler: http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/hold" {
+			<-release
+		}
+	})}).Serve)
+	gate, up := xtest.NewGate(t), web.NewApp(app, false, clock.System{})
+	up.Limit = func() int { return 2 }
+	t.Cleanup(up.Close)
+	addr := edgeOf(t, gate, clock.System{}, up)
+	ask := func(path string) chan int {
+		status, w := make(chan int, 1), dial(t, addr)
+		w.send("GET " + path + " HTTP/1.1\r\nHost: a\r\n\r\n")
+		go func() { status <- w.answer() }()
+		return status
+	}
+	held := []chan int{ask("/hold"), ask("/hold")}
+	for len(gate.Entries()) < 2 {
+		time.Sleep(time.Millisecond)
+	}
+	if status := <-ask("/late"); status != http.StatusServiceUnavailable {
+		t.Errorf("without room: %d", status)
+	}
+	waiting := []chan int{ask("/a"), ask("/b"), ask("/c")}
+	gone := dial(t, addr)
+	gone.send("GET /gone HTTP/1.1\r\nHost: a\r\n\r\n")
+	for len(gate.Entries()) < 7 {
+		time.Sleep(time.Millisecond)
+	}
+	_ = gone.Close()
+	close(release)
+	for _, c := range append(held, waiting...) {
+		if status := <-c; status != http.StatusOK {
+			t.Errorf("in its turn: %d", status)
+		}
+	}
+	var busy int
+	for _, e := range gate.Finished(7) {
+		if e.Outcome.Error == "upstream_busy" {
+			busy++
+		}
+	}
+	if busy != 1 {
+		t.Errorf("%d calls were recorded as upstream_busy", busy)
+	}
+}
+
 // skipping is a clock whose seconds pass in no time for who sleeps.
 type skipping struct {
 	clock.System

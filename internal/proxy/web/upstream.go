@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"net"
 	"net/http"
 	"strings"
@@ -73,6 +74,11 @@ type Upstream interface {
 // leaf of a generation comes near its end, new requests use a new generation and
 // the old one drains. So no request is sent on a connection whose leaf has ended.
 type Mesh struct {
+	// Limit, where set, is how many connections there may be at a time, counted for
+	// each version of HTTP. A request waits a while for one, and then fails with
+	// route.ErrBusy. Set it before the first use.
+	Limit func() int
+
 	src       identity.Source
 	clk       clock.Clock
 	endpoints []string
@@ -167,7 +173,7 @@ func (m *Mesh) generation() (*generation, error) {
 }
 
 func (m *Mesh) newPool(g *generation, d *mtls.Dialer, alpn string) *pool {
-	return newPool(newTransport(meshIdle), m.scheme(), alpn == mtls.HTTP2, m.clk, func(ctx context.Context) (net.Conn, error) {
+	p := newPool(newTransport(meshIdle), m.scheme(), alpn == mtls.HTTP2, m.clk, func(ctx context.Context) (net.Conn, error) {
 		c, err := m.dial(ctx, d, "tcp", alpn)
 		if err != nil {
 			return nil, err
@@ -175,6 +181,8 @@ func (m *Mesh) newPool(g *generation, d *mtls.Dialer, alpn string) *pool {
 		g.lower(mtls.Ends(c).Add(-leafMargin))
 		return c, nil
 	})
+	p.limit = m.Limit
+	return p
 }
 
 // dial tries the endpoints in turn, from the next one on. Nothing was sent where
@@ -219,6 +227,9 @@ func (g *generation) retire() {
 
 // App is an application behind its sidecar, in plaintext.
 type App struct {
+	// Limit is as of Mesh.
+	Limit func() int
+
 	addr                  string
 	p, streams, upgrading *pool
 }
@@ -238,13 +249,20 @@ func NewApp(addr string, h2 bool, clk clock.Clock) *App {
 }
 
 func (a *App) newPool(h2 bool, clk clock.Clock) *pool {
-	return newPool(newTransport(appIdle), a.scheme(), h2, clk, func(ctx context.Context) (net.Conn, error) {
+	p := newPool(newTransport(appIdle), a.scheme(), h2, clk, func(ctx context.Context) (net.Conn, error) {
 		c, err := DialApp(ctx, a.addr)
 		if err != nil {
 			return nil, err
 		}
 		return &patient{Conn: c, clk: clk}, nil
 	})
+	p.limit = func() int {
+		if a.Limit == nil {
+			return math.MaxInt
+		}
+		return a.Limit()
+	}
+	return p
 }
 
 // A patient connection to an application gives up on a write once nothing was

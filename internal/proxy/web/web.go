@@ -40,11 +40,14 @@ const (
 	maxHeaderBytes    = 64 << 10
 	// maxStreams is how many requests a connection of HTTP/2 has under way. An
 	// application at its own outbound listener, whose gRPC client waits for room
-	// instead of opening another connection, has ownStreams.
-	maxStreams = 100
-	ownStreams = 1000
+	// instead of opening another connection, has ownStreams. A stranger at an edge,
+	// who opens as many connections as he likes and of whose streams each can hold
+	// one to an application, has edgeStreams.
+	maxStreams  = 100
+	ownStreams  = 1000
+	edgeStreams = 50
 	// stall is how long a body may stand still in either direction of an
-	// HTTP/1.1 connection.
+	// HTTP/1.1 connection, and on the way in over HTTP/2 at an edge.
 	stall = 5 * time.Minute
 	// pingAfter and pingTimeout find dead HTTP/2 peers; writeTimeout those that
 	// do not read.
@@ -165,6 +168,7 @@ func serverHTTP2(end call.End) *http.HTTP2Config {
 	case call.Outbound:
 		c.MaxConcurrentStreams = ownStreams
 	case call.Edge:
+		c.MaxConcurrentStreams = edgeStreams
 		c.MaxReceiveBufferPerStream, c.MaxReceiveBufferPerConnection = edgeStreamWindow, edgeConnWindow
 	}
 	return c

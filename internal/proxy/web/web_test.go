@@ -258,23 +258,47 @@ func testNoRoom(t *testing.T, app http.HandlerFunc) {
 		return call.Verdict{Allow: app != nil, Status: 403, Code: "call_not_allowed"}
 	})
 	c := dial(t, serve(t, gate, behind{by: 5*time.Minute - 300*time.Millisecond}, app))
-	const settings, headers, resetStream = 4, 1, 3
+	const settings, headers = 4, 1
 	c.send("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
 	c.frame(settings, 0, 0, "\x00\x04\x00\x00\x00\x00")    // SETTINGS_INITIAL_WINDOW_SIZE = 0
 	c.frame(headers, 4|1, 1, "\x82\x86\x84\x01\x06orders") // GET http / orders, the whole request
+	c.untilReset()
+	gate.Finished(1)
+}
+
+// A stranger who begins a body over HTTP/2 and sends no more of it does not keep
+// the application's connection.
+func TestBodyStandsStillHTTP2(t *testing.T) {
+	t.Parallel()
+	gate := xtest.NewGate(t)
+	c := dial(t, serve(t, gate, behind{by: 5*time.Minute - 300*time.Millisecond}, func(_ http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+	}))
+	c.send("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+	c.frame(4, 0, 0, "")                           // SETTINGS
+	c.frame(1, 4, 1, "\x83\x86\x84\x01\x06orders") // POST http / orders, without its end
+	c.frame(0, 0, 1, "x")                          // DATA
+	c.untilReset()
+	if e := gate.Finished(1)[0]; e.Outcome.Error != "client_closed" || e.Outcome.BytesIn != 1 {
+		t.Errorf("recorded %+v", e.Outcome)
+	}
+}
+
+// untilReset reads frames of HTTP/2 up to a RST_STREAM.
+func (w *wire) untilReset() {
+	w.t.Helper()
 	for {
 		head := make([]byte, 9)
-		if _, err := io.ReadFull(c.in, head); err != nil {
-			t.Fatalf("the stream was not reset: %v", err)
+		if _, err := io.ReadFull(w.in, head); err != nil {
+			w.t.Fatalf("the stream was not reset: %v", err)
 		}
-		if head[3] == resetStream {
-			break
+		if head[3] == 3 {
+			return
 		}
-		if _, err := c.in.Discard(int(head[0])<<16 | int(head[1])<<8 | int(head[2])); err != nil {
-			t.Fatal(err)
+		if _, err := w.in.Discard(int(head[0])<<16 | int(head[1])<<8 | int(head[2])); err != nil {
+			w.t.Fatal(err)
 		}
 	}
-	gate.Finished(1)
 }
 
 // frame sends a frame of HTTP/2 (RFC 9113 section 4.1).
