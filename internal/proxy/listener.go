@@ -56,12 +56,11 @@ func (p *Proxy) newListener(s *spec, address string, ups map[upstreamKey]upstrea
 		l.front = mtls.NewListener(l.feed, config, lc)
 	}
 	if s.protocol == call.HTTP {
-		joiner := p.relay
+		cfg := web.Config{Gate: p.cfg.Gate, Clock: p.cfg.Clock, Logger: p.cfg.Logger, Joiner: p.relay, Unreadable: p.meters.unreadable(s.name).Inc}
 		if s.end == call.Edge {
-			joiner = p.edgeRelay
+			cfg.Joiner = p.edgeRelay
 		}
-		server := web.NewServer(web.Config{Gate: p.cfg.Gate, Clock: p.cfg.Clock, Logger: p.cfg.Logger, Joiner: joiner}, site(s, ups))
-		l.service = &webService{front: l.front, server: server}
+		l.service = &webService{front: l.front, server: web.NewServer(cfg, site(s, ups))}
 	} else {
 		l.service = newTCPService(p, l.front, s, ups)
 	}

@@ -85,6 +85,10 @@ type Config struct {
 	Gate   route.Gate
 	Clock  clock.Clock
 	Logger *slog.Logger
+	// Unreadable, where set, is called for each connection of HTTP/1.1 that ended in
+	// a request which never became one: malformed, too large, or broken off.
+	// net/http answers those by itself, and no Gate hears of them.
+	Unreadable func()
 	// Joiner relays what became a WebSocket connection.
 	Joiner Joiner
 }
@@ -109,6 +113,7 @@ type Server struct {
 	http  *http.Server
 	site  atomic.Pointer[Site]
 	conns atomic.Int64
+	open  sync.Map // net.Conn to *conn
 
 	// tunnels is held for reading by each WebSocket connection; cut ends those that
 	// are left when the server is over.
@@ -211,6 +216,7 @@ func (s *Server) Connections() int { return int(s.conns.Load()) }
 // conn is what the requests of one connection share.
 type conn struct {
 	net      net.Conn
+	reading  atomic.Bool // a request's first byte came, and not yet the request
 	attested Attested
 	remote   netip.AddrPort
 	peer     call.Peer
@@ -227,15 +233,30 @@ func (s *Server) connContext(ctx context.Context, c net.Conn) context.Context {
 		ap := tcp.AddrPort()
 		info.remote = netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
 	}
+	s.open.Store(c, info)
 	return context.WithValue(ctx, connKey{}, info)
 }
 
-func (s *Server) connState(_ net.Conn, state http.ConnState) {
+func (s *Server) connState(c net.Conn, state http.ConnState) {
+	known, _ := s.open.Load(c)
+	info, ok := known.(*conn)
 	switch state {
 	case http.StateNew:
 		s.conns.Add(1)
+	case http.StateActive:
+		if ok {
+			info.reading.Store(true)
+		}
+	case http.StateIdle:
+		if ok {
+			info.reading.Store(false)
+		}
 	case http.StateClosed, http.StateHijacked:
 		s.conns.Add(-1)
+		s.open.Delete(c)
+		if ok && info.reading.Load() && s.cfg.Unreadable != nil {
+			s.cfg.Unreadable()
+		}
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -48,8 +49,13 @@ func front(t *testing.T, gate *xtest.Gate, clk clock.Clock, app string) string {
 // edgeOf is an edge before up.
 func edgeOf(t *testing.T, gate *xtest.Gate, clk clock.Clock, up web.Upstream) string {
 	t.Helper()
+	return edgeWith(t, web.Config{Gate: gate, Clock: clk, Logger: slog.New(slog.DiscardHandler)}, up)
+}
+
+func edgeWith(t *testing.T, cfg web.Config, up web.Upstream) string {
+	t.Helper()
 	hop := web.Hop{Target: "orders", PolicyTarget: "orders", Upstream: up}
-	s := web.NewServer(web.Config{Gate: gate, Clock: clk, Logger: slog.New(slog.DiscardHandler)}, &web.Site{
+	s := web.NewServer(cfg, &web.Site{
 		End: call.Edge, Listener: "gateway.edge", Local: "edge",
 		Match: func(string, string, string) web.Hop { return hop },
 	})
@@ -230,6 +236,54 @@ func TestStuckApplication(t *testing.T) {
 	_ = c.Close()
 	if e := gate.Finished(1)[0]; e.Outcome.Error == "" {
 		t.Errorf("recorded %+v", e.Outcome)
+	}
+}
+
+// What net/http answers by itself leaves no event; it is counted, and nothing else
+// is.
+func TestUnreadable(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct {
+		raw                    string
+		status, count, entries int
+	}{
+		"no host":     {"GET / HTTP/1.1\r\n\r\n", 400, 1, 0},
+		"no request":  {"hello, is anybody there?\r\n\r\n", 400, 1, 0},
+		"expectation": {"GET / HTTP/1.1\r\nHost: a\r\nExpect: more\r\n\r\n", 417, 1, 0},
+		"coding":      {"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip\r\n\r\n", 501, 1, 0},
+		"too large":   {"GET / HTTP/1.1\r\nHost: a\r\nX: " + strings.Repeat("x", 70<<10) + "\r\n\r\n", 431, 1, 0},
+		"broken off":  {"GET / HTTP/1.1\r\nHost:", 0, 1, 0},
+		"second":      {"GET / HTTP/1.1\r\nHost: a\r\n\r\nGET / HTTP/1.1\r\n\r\n", 404, 1, 1},
+		"good":        {"GET / HTTP/1.1\r\nHost: a\r\n\r\n", 404, 0, 1},
+		"last":        {"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", 404, 0, 1},
+		"refused":     {"GET // HTTP/1.1\r\nHost: a\r\n\r\n", 400, 0, 1},
+		"silent":      {"", 0, 0, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var count atomic.Int32
+			gate, app := xtest.NewGate(t), web.NewApp(listen(t, (&http.Server{}).Serve), false, clock.System{})
+			t.Cleanup(app.Close)
+			c := dial(t, edgeWith(t, web.Config{
+				Gate: gate, Clock: clock.System{}, Logger: slog.New(slog.DiscardHandler), Unreadable: func() { count.Add(1) },
+			}, app))
+			_, _ = io.WriteString(c, tt.raw)
+			if tt.status != 0 {
+				if resp, err := http.ReadResponse(c.in, nil); err != nil || resp.StatusCode != tt.status {
+					t.Fatalf("got %v %v, want %d", resp, err, tt.status)
+				}
+			}
+			_ = c.Conn.(*net.TCPConn).CloseWrite()
+			_, _ = io.Copy(io.Discard, c.in) // until the connection is over
+			for n := 0; int(count.Load()) != tt.count && n < 200; n++ {
+				time.Sleep(5 * time.Millisecond)
+			}
+			time.Sleep(5 * time.Millisecond)
+			if int(count.Load()) != tt.count {
+				t.Errorf("counted %d, want %d", count.Load(), tt.count)
+			}
+			gate.Finished(tt.entries)
+		})
 	}
 }
 
