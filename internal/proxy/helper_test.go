@@ -34,6 +34,7 @@ type house struct {
 	log     bytes.Buffer
 	attest  func(service string, conn net.Conn) (call.Process, error)
 	appPort func(snapshot.Service) error
+	appConn func(user string, conn net.Conn) error
 }
 
 func newHouse(t testing.TB, ca *mtlstest.CA, trust *identity.Trust, names ...string) *house {
@@ -70,6 +71,11 @@ func newSmallHouse(t testing.TB, ca *mtlstest.CA, trust *identity.Trust, connect
 				return h.appPort(s)
 			}
 			return nil
+		},
+		AppConn: func(user string, c net.Conn) error {
+			h.mu.Lock()
+			defer h.mu.Unlock()
+			return h.appConn(user, c)
 		},
 		MaxConnections: connections,
 		Clock:          clock.System{},

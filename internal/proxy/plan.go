@@ -101,12 +101,16 @@ func (p *Proxy) checkApp(svc *snapshot.Service, s *spec) error {
 
 func inboundSpec(svc *snapshot.Service) *spec {
 	in := svc.Inbound
+	app := appKey{addr: in.App, h2: in.AppHTTP2}
+	if strings.HasPrefix(in.App, "unix:") {
+		app.user = svc.RunsAs.User
+	}
 	return &spec{
 		fixed: fixed{
 			name: svc.Name + ".inbound", stated: in.Listen, end: call.Inbound,
 			protocol: call.Protocol(in.Protocol), local: svc.Name, localID: svc.ID,
 		},
-		target: svc.Name, app: appKey{in.App, in.AppHTTP2}, webSocket: in.WebSocket,
+		target: svc.Name, app: app, webSocket: in.WebSocket,
 	}
 }
 

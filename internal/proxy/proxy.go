@@ -52,6 +52,10 @@ type Config struct {
 	// AppPort says why a service's inbound must not start, such as that another
 	// user's process holds the application's port.
 	AppPort func(snapshot.Service) error
+	// AppConn says why a connection to an application's Unix socket is not to a
+	// process of the user that the service runs as. It is asked once a connection,
+	// before anything is sent, of services that have such a user.
+	AppConn func(user string, conn net.Conn) error
 	// MaxConnections is how many connections one listener may have, where more are
 	// closed as they come, and one upstream, where more wait. Zero is an equal share
 	// for each of them of half the descriptors that the process may open, never less

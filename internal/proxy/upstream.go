@@ -20,6 +20,7 @@ type (
 	appKey struct {
 		addr string
 		h2   bool
+		user string // who must listen there, of a Unix socket; empty for anybody
 	}
 	meshKey struct {
 		local, expect identity.ID
@@ -41,10 +42,10 @@ func (u upstream) close() { u.web.Close() }
 func (p *Proxy) newApp(k appKey) upstream {
 	app := web.NewApp(k.addr, k.h2, p.cfg.Clock)
 	app.Limit = p.connections
-	return upstream{
-		web:  app,
-		dial: func(ctx context.Context) (net.Conn, error) { return web.DialApp(ctx, k.addr) },
+	if k.user != "" {
+		app.Check = func(c net.Conn) error { return p.cfg.AppConn(k.user, c) }
 	}
+	return upstream{web: app, dial: app.Dial}
 }
 
 func (p *Proxy) newMesh(k meshKey, src identity.Source) upstream {

@@ -15,6 +15,7 @@ import (
 	"github.com/parleymesh/parley/internal/clock"
 	"github.com/parleymesh/parley/internal/identity"
 	"github.com/parleymesh/parley/internal/mtls"
+	"github.com/parleymesh/parley/internal/proxy/route"
 )
 
 // Limits of the client half.
@@ -229,6 +230,9 @@ func (g *generation) retire() {
 type App struct {
 	// Limit is as of Mesh.
 	Limit func() int
+	// Check, where set, says why a connection is not to the application. It is asked
+	// before anything is sent. Set it before the first use.
+	Check func(net.Conn) error
 
 	addr                  string
 	p, streams, upgrading *pool
@@ -250,7 +254,7 @@ func NewApp(addr string, h2 bool, clk clock.Clock) *App {
 
 func (a *App) newPool(h2 bool, clk clock.Clock) *pool {
 	p := newPool(newTransport(appIdle), a.scheme(), h2, clk, func(ctx context.Context) (net.Conn, error) {
-		c, err := DialApp(ctx, a.addr)
+		c, err := a.Dial(ctx)
 		if err != nil {
 			return nil, err
 		}
@@ -283,15 +287,25 @@ func (p *patient) Write(b []byte) (int, error) {
 	return p.Conn.Write(b)
 }
 
-// DialApp connects to an application's address.
-func DialApp(ctx context.Context, addr string) (net.Conn, error) {
+// Dial connects to the application. A connection that Check refuses is closed, and
+// the error is a *route.Stranger.
+func (a *App) Dial(ctx context.Context) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, mtls.DialTimeout)
 	defer cancel()
-	var d net.Dialer
+	network, addr := "tcp", a.addr
 	if path, ok := strings.CutPrefix(addr, "unix:"); ok {
-		return d.DialContext(ctx, "unix", path)
+		network, addr = "unix", path
 	}
-	return d.DialContext(ctx, "tcp", addr)
+	var d net.Dialer
+	c, err := d.DialContext(ctx, network, addr)
+	if err != nil || a.Check == nil {
+		return c, err
+	}
+	if err := a.Check(c); err != nil {
+		_ = c.Close()
+		return nil, &route.Stranger{Err: err}
+	}
+	return c, nil
 }
 
 func (a *App) transport(c carriage) (*pool, error) {
