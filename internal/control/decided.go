@@ -76,7 +76,7 @@ func isDecision(e *audit.Event) bool {
 	switch e.Action {
 	case audit.Call:
 		return e.Call != nil
-	case audit.HandshakeRefused, audit.ProcessRefused, audit.WorkloadRefused, audit.IssueRefused, audit.AdminRefused:
+	case audit.HandshakeRefused, audit.ConnectionRefused, audit.ProcessRefused, audit.WorkloadRefused, audit.IssueRefused, audit.AdminRefused:
 		return true
 	}
 	return false

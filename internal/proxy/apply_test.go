@@ -440,6 +440,9 @@ func TestTooManyConnections(t *testing.T) {
 	if _, err := dial().Read(make([]byte, 1)); err == nil || errors.As(err, &timeout) && timeout.Timeout() {
 		t.Errorf("a connection too many: %v", err)
 	}
+	if e := small.gate.Finished(1)[0]; e.Code != route.Connections || e.Request.Listener != "web.calls.orders" || !e.Request.Remote.IsValid() {
+		t.Errorf("recorded %+v", e)
+	}
 	_ = first.Close()
 	for small.proxy.Status()[0].Connections > 1 {
 		time.Sleep(5 * time.Millisecond)

@@ -254,6 +254,19 @@ func TestEdgeHeldStreams(t *testing.T) {
 	}
 }
 
+// A handshake that an edge refuses is recorded as any other.
+func TestEdgeRecordsRefusedHandshakes(t *testing.T) {
+	t.Parallel()
+	e := newEdge(t, "127.0.0.1:1", false)
+	_, port, _ := strings.Cut(e.gw.addr("gateway.edge"), ":")
+	if status, _ := send(t, "127.0.0.1:"+port, "GET / HTTP/1.1\r\n"+tail); status != 0 && status != 400 {
+		t.Errorf("plaintext got %d", status)
+	}
+	if r := e.gw.gate.Finished(1)[0]; r.Code != "handshake_refused" || r.Request.End != call.Edge || r.Request.Listener != "gateway.edge" || r.Err == nil || !r.Request.Remote.IsValid() {
+		t.Errorf("recorded %+v", r)
+	}
+}
+
 // What the callee's sidecar says to the gateway about it is not the world's to
 // know, except the decision.
 func TestEdgeRewordsCallee(t *testing.T) {
