@@ -2,6 +2,7 @@ package mesh_test
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"path/filepath"
 	"regexp"
 	"strconv"
@@ -121,7 +122,7 @@ func TestSuggest(t *testing.T) {
 		want                   string
 	}{
 		"allowed":     {"web", "payments", "GET", "/charge", ""},
-		"method":      {"web", "payments", "POST", "/charge", "# parley.yaml:12, in services.payments.allow[0] write\n        methods: [GET, POST]\n"},
+		"method":      {"web", "payments", "POST", "/charge", "# parley.yaml:10, under allow of payments\n      - from: [web]\n        methods: [POST]\n        paths: [/charge]\n"},
 		"path":        {"web", "payments", "GET", "/rates", "# parley.yaml:13, in services.payments.allow[0] write\n        paths: [/charge, /charges/**, /rates]\n"},
 		"both":        {"web", "payments", "PUT", "/x", "# parley.yaml:10, under allow of payments\n      - from: [web]\n        methods: [PUT]\n        paths: [/x]\n"},
 		"shared_rule": {"billing", "payments", "DELETE", "/refund", "# parley.yaml:10, under allow of payments\n      - from: [billing]\n        methods: [DELETE]\n        paths: [/refund]\n"},
@@ -161,6 +162,66 @@ func TestSuggest(t *testing.T) {
 				t.Error("another caller's access changed")
 			}
 		})
+	}
+}
+
+// TestSuggestAllowsThisCallAlone does what is suggested for each call that some
+// meshes refuse, and asks policy again about every call.
+func TestSuggestAllowsThisCallAlone(t *testing.T) {
+	t.Parallel()
+	methods, paths := []string{"GET", "POST", "DELETE"}, []string{"/", "/a", "/a/", "/a/b", "/b", "/b/c/d"}
+	lists := func(r *rand.Rand, from []string) string {
+		var some []string
+		for _, x := range from {
+			if r.IntN(3) == 0 {
+				some = append(some, x)
+			}
+		}
+		if len(some) == 0 {
+			some = from[:1]
+		}
+		return "[" + strings.Join(some, ", ") + "]"
+	}
+	for seed := range uint64(40) {
+		r := rand.New(rand.NewPCG(seed, 1))
+		text := "trust_domain: shop.example\nservices:\n  aa: {runs_as: {user: a}}\n  bb: {runs_as: {user: b}}\n" +
+			"  cc:\n    runs_as: {user: c}\n    inbound: {listen: \":9443\", app: 127.0.0.1:8080}\n    allow:\n"
+		for range 1 + r.IntN(3) {
+			text += "      - from: " + lists(r, []string{"aa", "bb"}) + "\n"
+			if r.IntN(4) > 0 {
+				text += "        methods: " + lists(r, methods) + "\n"
+			}
+			if r.IntN(4) > 0 {
+				text += "        paths: " + lists(r, []string{"/a", "/a/*", "/a/**", "/b", "/*", "/**"}) + "\n"
+			}
+		}
+		f := parse(t, text)
+		before := policyOf(t, compile(t, f))
+		for _, m := range methods {
+			for _, p := range paths {
+				q := query(t, "aa", "cc", m, p)
+				got := mesh.Suggest(f, q)
+				if (got == "") != before.Decide(q).Allow {
+					t.Fatalf("%s\n%s %s: suggested %q", text, m, p, got)
+				}
+				if got == "" {
+					continue
+				}
+				changed := follow(t, text, got)
+				after := policyOf(t, compile(t, parse(t, changed)))
+				for _, from := range []string{"aa", "bb"} {
+					for _, m2 := range methods {
+						for _, p2 := range append(paths, "/a/x", "/x/y") {
+							other := query(t, from, "cc", m2, p2)
+							want := before.Decide(other).Allow || from == "aa" && m2 == m && p2 == p
+							if after.Decide(other).Allow != want {
+								t.Fatalf("%s %s for aa became\n%s\nin which %s may %s %s: %t", m, p, changed, from, m2, p2, !want)
+							}
+						}
+					}
+				}
+			}
+		}
 	}
 }
 
