@@ -141,6 +141,9 @@ func (s *Server) whyEvent(ctx context.Context, file *mesh.File, e *audit.Event) 
 		why = s.explain(file, q, "")
 		then.Replayed, then.Same = true, why.Allow == then.Allow && (why.Allow || why.Reason == then.Reason)
 	}
+	if !replayable && !why.Allow {
+		why.Suggestion = suggestRefused(file, e)
+	}
 	why.Decision, why.Steps = then, eventSteps(e)
 	why.From, why.FromID, why.To = callerName(e), partyID(e.Caller), calleeName(e)
 	if e.Call != nil {

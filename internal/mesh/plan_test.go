@@ -165,6 +165,131 @@ func TestSuggest(t *testing.T) {
 	}
 }
 
+// TestSuggestRoute does what is suggested, and asks which requests have a route.
+func TestSuggestRoute(t *testing.T) {
+	t.Parallel()
+	const block = `trust_domain: shop.example
+services:
+  aa: {runs_as: {user: a}, inbound: {listen: ":9443", app: 127.0.0.1:8080}}
+  bb: {runs_as: {user: b}, inbound: {listen: ":9444", app: 127.0.0.1:8081}}
+gateway:
+  edge:
+    listen: ":443"
+    tls: {mesh_ca: {hosts: [shop.example]}}
+    routes:
+      - match: {host: shop.example, path: /aa/**, methods: [GET]}
+        to: aa
+        require: {any: [{api_key: {scopes: [x, y]}}, {api_key: {}}]}
+      - match: {host: shop.example, path: /bb/**}
+        to: bb
+        require: public
+`
+	flow := strings.Replace(block, block[strings.Index(block, "    routes:"):],
+		"    routes: [{match: {host: shop.example, path: /aa/**, methods: [GET]}, to: aa, require: {any: [{api_key: {}}]}}, {match: {path: /bb/**}, to: bb, require: public}]\n", 1)
+	for _, text := range []string{block, flow} {
+		f := parse(t, text)
+		for _, tt := range []struct{ host, method, path, to, require string }{
+			{"shop.example", "POST", "/aa/7", "aa", "api_key"},
+			{"shop.example", "GET", "/aax", "aa", "api_key"},
+			{"shop.example", "GET", "/b", "bb", "public"},
+			{"other.example", "GET", "/aa/7", "aa", "api_key"},
+			{"shop.example", "GET", "/aa/7", "", ""},
+			{"shop.example", "PUT", "/bb/x/y", "", ""},
+			{"*.example", "GET", "/c", "", ""},
+			{"[::1]", "GET", "/c", "", ""},
+			{"shop.example", "GET", "/c/*", "", ""},
+			{"shop.example", "GET", "/c%3A", "", ""},
+		} {
+			got := mesh.SuggestRoute(f, "edge", tt.host, tt.method, tt.path)
+			if tt.to == "" || text == flow && tt.host == "other.example" {
+				if tt.to == "" && got != "" {
+					t.Errorf("%+v: %s", tt, got)
+				}
+				continue
+			}
+			var changed string
+			if lines := strings.Split(text, "\n"); text == flow {
+				changed = follow(t, text, got)
+			} else {
+				_, line, _ := strings.Cut(got, "\n")
+				changed = strings.Join(lines[:len(lines)-1], "\n") + "\n" + line
+			}
+			routes := parse(t, changed).Gateways["edge"].Routes
+			r := routes[len(routes)-1]
+			if len(routes) != 3 || r.To != tt.to || !strings.Contains(r.Require.String(), map[string]string{"api_key": "API key", "public": "public"}[tt.require]) ||
+				r.String() != tt.method+" "+tt.host+tt.path {
+				t.Errorf("%+v: %s gives %s to %s for %s", tt, got, r, r.To, r.Require)
+			}
+		}
+	}
+	if got := mesh.SuggestRoute(parse(t, block), "none", "shop.example", "GET", "/c"); got != "" {
+		t.Errorf("of no gateway: %s", got)
+	}
+}
+
+func TestWantedScopes(t *testing.T) {
+	t.Parallel()
+	f := parse(t, `trust_domain: shop.example
+services:
+  aa: {runs_as: {user: a}, inbound: {listen: ":9443", app: 127.0.0.1:8080}}
+gateway:
+  edge:
+    listen: ":443"
+    tls: {mesh_ca: {hosts: [shop.example]}}
+    routes:
+      - {match: {path: /a}, to: aa, require: {any: [{api_key: {scopes: [x, y]}}, {api_key: {scopes: [z]}}]}}
+      - {match: {path: /b}, to: aa, require: {any: [{api_key: {}}]}}
+      - {match: {path: /c}, to: aa, require: public}
+`)
+	for _, tt := range []struct {
+		target, have, want string
+		ok                 bool
+	}{
+		{"edge/routes[0]", "", "z", true},
+		{"edge/routes[0]", "x", "x y", true},
+		{"edge/routes[0]", "x z", "z", true},
+		{"edge/routes[1]", "x", "", true},
+		{"edge/routes[2]", "x", "", false},
+		{"edge/routes[3]", "x", "", false},
+		{"edge/routes[-1]", "x", "", false},
+		{"edge/routes[]", "x", "", false},
+		{"aa", "x", "", false},
+	} {
+		got, ok := mesh.WantedScopes(f, tt.target, strings.Fields(tt.have))
+		if strings.Join(got, " ") != tt.want || ok != tt.ok {
+			t.Errorf("%s with %q wants %q, %t", tt.target, tt.have, got, ok)
+		}
+	}
+}
+
+func TestSuggestRunsAs(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct{ runsAs, user, exe, want string }{
+		"user":      {"{user: web}", "1001", "/bin/x", "runs_as: {user: 1001}"},
+		"same":      {"{user: 1001}", "1001", "/bin/x", ""},
+		"exe":       {"{exe: /bin/web}", "1001", "/bin/x y", `runs_as: {exe: "/bin/x y"}`},
+		"both":      {"{user: web, exe: /bin/web}", "0", "/bin/web", "runs_as: {user: 0, exe: /bin/web}"},
+		"exe blind": {"{exe: /bin/web}", "1001", "", ""},
+		"user lost": {"{user: web}", "", "/bin/x", ""},
+		"unit":      {"{user: web, systemd: web.service}", "1001", "/bin/x", ""},
+		"digest":    {"{sha256: " + strings.Repeat("a", 64) + "}", "1001", "/bin/x", ""},
+	} {
+		text := "trust_domain: shop.example\nservices:\n  aa:\n    runs_as: " + tt.runsAs + "\n"
+		got := mesh.SuggestRunsAs(parse(t, text), "aa", tt.user, tt.exe)
+		_, line, _ := strings.Cut(got, "\n")
+		if strings.TrimSpace(line) != tt.want {
+			t.Errorf("%s: %q", name, got)
+			continue
+		}
+		if got == "" {
+			continue
+		}
+		if r := parse(t, strings.Replace(text, "    runs_as: "+tt.runsAs+"\n", line, 1)).Services["aa"].RunsAs; r.User != "" && r.User != tt.user || r.Exe != "" && r.Exe != tt.exe {
+			t.Errorf("%s: %+v", name, r)
+		}
+	}
+}
+
 // TestSuggestAllowsThisCallAlone does what is suggested for each call that some
 // meshes refuse, and asks policy again about every call.
 func TestSuggestAllowsThisCallAlone(t *testing.T) {
