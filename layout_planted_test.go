@@ -143,6 +143,14 @@ func TestLayoutCatches(t *testing.T) {
 			plant{"internal/proxy/web/y.go": code(`x "crypto/tls"`, "var _ = new(x.Config)")},
 			"internal/proxy/web/y.go: tls.Config is made in internal/mtls only",
 		},
+		"tls.Dialer": {
+			plant{"internal/fleet/link/y.go": code(`"crypto/tls"`, "var _ tls.Dialer")},
+			"internal/fleet/link/y.go: tls.Dialer: TLS is spoken by internal/mtls",
+		},
+		"tls.Dial": {
+			plant{"internal/fleet/link/y.go": code(`"crypto/tls"`, "var _ = tls.Dial")},
+			"internal/fleet/link/y.go: tls.Dial: TLS is spoken by internal/mtls",
+		},
 		"time.Now": {
 			plant{"internal/gate/y.go": code(`"time"`, "var _ = time.Now")},
 			"internal/gate/y.go: time.Now: time comes from internal/clock",

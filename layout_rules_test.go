@@ -221,6 +221,11 @@ var bans = []ban{
 		// The client reads the one variable that its standard names.
 		except: append([]string{"internal/workload/client"}, programs...), why: "only the command reads its environment",
 	},
+	{
+		path: "crypto/tls", names: []string{"Dial", "DialWithDialer", "Dialer", "Listen"},
+		// The command looks at certificates of any server, and sends it nothing.
+		except: append([]string{"cmd/parley", "bench", "interop", "examples"}, tlsMakers...), why: "TLS is spoken by internal/mtls",
+	},
 	{path: "os", names: []string{"Exit"}, except: programs, why: "only the command exits"},
 	{path: "fmt", names: []string{"Print", "Printf", "Println"}, except: programs, why: "only the command prints"},
 	{

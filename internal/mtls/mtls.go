@@ -1,6 +1,9 @@
-// Package mtls builds every tls.Config of the program: servers and clients of
-// the mesh, which prove a SPIFFE identity to each other by TLS 1.3, and the
-// edge, which only proves its own. It also holds what belongs to a connection
+// Package mtls builds every tls.Config that the product serves or calls with:
+// servers and clients of the mesh, which prove a SPIFFE identity to each other by
+// TLS 1.3, and the edge, which only proves its own. Only the demo's clients, which
+// play strangers and attackers (package dev), and `parley cert inspect`, which
+// looks at what anybody presents, have others; layout_test.go holds that. It also
+// holds what belongs to a connection
 // and to no protocol: the listener that yields connections after their
 // handshake, the dialer that keeps sessions, and the register of open
 // connections that a withdrawn identity is cut off by.
