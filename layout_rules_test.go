@@ -174,8 +174,8 @@ func (h *house) checkPackageComment(p *pkg) {
 
 // checkFile: sizes, init functions and banned names.
 func (h *house) checkFile(f *source) {
-	if f.lines > maxFile && !f.generated {
-		h.complain("%s: %d lines, at most %d", f.path, f.lines, maxFile)
+	if f.lines >= maxFile && !f.generated {
+		h.complain("%s: %d lines, want fewer than %d", f.path, f.lines, maxFile)
 	}
 	for _, d := range f.syntax.Decls {
 		fn, ok := d.(*ast.FuncDecl)
