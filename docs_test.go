@@ -69,6 +69,50 @@ func codes(text string) (out []string) {
 	return out
 }
 
+// TestDependencies holds the last column of docs/dependencies.md to
+// internal/thirdparty.txt, both ways.
+func TestDependencies(t *testing.T) {
+	t.Parallel()
+	allowed := map[string][]string{} // import path to rooms
+	for line := range strings.Lines(read(t, "internal/thirdparty.txt")) {
+		line, _, _ = strings.Cut(strings.TrimSpace(line), " #")
+		path, rooms, ok := strings.Cut(line, ": ")
+		if ok && !strings.HasPrefix(line, "#") {
+			allowed[path] = slices.DeleteFunc(strings.Fields(rooms), func(r string) bool { return r == "tests" })
+		}
+	}
+	for line := range strings.Lines(read(t, "docs/dependencies.md")) {
+		cells := strings.Split(line, "|")
+		if len(cells) != 7 || !strings.Contains(cells[1], "`") {
+			continue
+		}
+		var want []string
+		for _, module := range codes(cells[1]) {
+			found := false
+			for path, rooms := range allowed {
+				if path == module || strings.HasPrefix(path, module+"/") {
+					found, want = true, append(want, rooms...)
+					delete(allowed, path)
+				}
+			}
+			if !found {
+				t.Errorf("docs/dependencies.md has %s, which nobody may import", module)
+			}
+		}
+		got := codes(cells[5])
+		slices.Sort(want)
+		slices.Sort(got)
+		if want = slices.Compact(want); !slices.Equal(got, want) {
+			t.Errorf("docs/dependencies.md confines %s to %q, internal/thirdparty.txt to %q", strings.TrimSpace(cells[1]), got, want)
+		}
+	}
+	for path, rooms := range allowed {
+		if len(rooms) > 0 {
+			t.Errorf("docs/dependencies.md does not have %s of %q", path, rooms)
+		}
+	}
+}
+
 // TestMeshFileKeys holds the tables of docs/mesh-file.md to the schema: the same
 // keys, and of each whether it is required and what its default is.
 func TestMeshFileKeys(t *testing.T) {

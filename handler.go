@@ -14,8 +14,9 @@ import (
 
 // Handler lets next serve the requests of the callers in Allow, with the Caller
 // in the request's context (CallerFrom). Anybody else gets 403 and an
-// application/problem+json body with a decision id that the log has too. The
-// request has to come by mutual TLS; whether by a listener of Listen or by
+// application/problem+json body with a decision id, which is in the field
+// Parley-Decision and in the log too; before the workload has started everybody
+// gets 503. The request has to come by mutual TLS; whether by a listener of Listen or by
 // another does not matter, since the certificate is verified here.
 func (w *Workload) Handler(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(rw http.ResponseWriter, req *http.Request) {
@@ -72,6 +73,7 @@ func writeProblem(rw http.ResponseWriter, status int, code, id, caller string) {
 	body, _ := json.MarshalIndent(p, "", "  ") // strings and a number: it cannot fail
 	rw.Header().Set("Content-Type", "application/problem+json")
 	rw.Header().Set("Cache-Control", "no-store")
+	rw.Header().Set("Parley-Decision", id)
 	rw.WriteHeader(p.Status)
 	_, _ = rw.Write(append(body, '\n'))
 }

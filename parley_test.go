@@ -125,21 +125,41 @@ func TestAnyoneElseIsForbidden(t *testing.T) {
 			mallory, _, _ := process(t, a.CA, "mallory")
 			url := hello(t, orders)
 			// More calls than refusals are answered at once: each gets its answer.
+			c := mallory.HTTPClient("orders")
 			for range 100 {
-				status, body, err := get(t, mallory.HTTPClient("orders"), url+"/secret")
-				if err != nil || status != http.StatusForbidden {
-					t.Fatalf("got %d %q, %v", status, body, err)
+				resp, err := c.Get(url + "/secret")
+				if err != nil {
+					t.Fatal(err)
+				}
+				body, err := io.ReadAll(resp.Body)
+				_ = resp.Body.Close()
+				if err != nil || resp.StatusCode != http.StatusForbidden {
+					t.Fatalf("got %s %q, %v", resp.Status, body, err)
 				}
 				var p struct{ Code, Instance, Caller string }
-				if err := json.Unmarshal([]byte(body), &p); err != nil {
+				if err := json.Unmarshal(body, &p); err != nil {
 					t.Fatal(err)
 				}
 				decision, ok := strings.CutPrefix(p.Instance, "urn:parley:decision:")
 				if !ok || p.Code != "call_not_allowed" || p.Caller != "spiffe://shop.example/mallory" || !strings.Contains(log.String(), "decision="+decision) {
 					t.Fatalf("got %+v, log %s", p, log)
 				}
+				if got := resp.Header["Parley-Decision"]; len(got) != 1 || got[0] != decision {
+					t.Fatalf("the header names decision %q, the body %s", got, decision)
+				}
 			}
 		})
+	}
+}
+
+// A handler that is served before its workload has started refuses everybody.
+func TestNotStartedServesNobody(t *testing.T) {
+	t.Parallel()
+	w := httptest.NewRecorder()
+	new(parley.Workload).Handler(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { t.Error("served") })).
+		ServeHTTP(w, httptest.NewRequest("GET", "/", nil))
+	if id := w.Header().Get("Parley-Decision"); w.Code != http.StatusServiceUnavailable || len(id) != 26 || !strings.Contains(w.Body.String(), id) {
+		t.Errorf("got %d %v %s", w.Code, w.Header(), w.Body)
 	}
 }
 

@@ -43,6 +43,7 @@ var questions = []struct {
 	{"status_wide", "status -o wide", "status.json", 0},
 	{"status_empty", "status --check", "status_empty.json", 0},
 	{"why_denied", "why web payments POST /charge", "why_denied.json", 1},
+	{"why_scope", "why edge web POST /shop/buy", "why_scope.json", 1},
 	{"why_decision", "why 01K3Q8Z4M7QK2V9D3B6H8N5R1T", "why_decision.json", 1},
 	{"why_failed", "why 01K3Q8Z4M7QK2V9D3B6H8N5R1T", "why_failed.json", 0},
 	{"why_allowed", "why web orders GET /orders/7", "why_allowed.json", 0},

@@ -95,6 +95,9 @@ func (a *app) writeExplanation(e *api.Explanation) {
 	if e.Decision.ID != "" && e.Decision.Replayed && !e.Decision.Same {
 		t.Printf("\nThat was revision %d. Revision %d, which runs now, decides differently: %s.\n", e.Decision.Revision, e.Revision, allowedWord(e.Allow))
 	}
+	if !e.Allow && e.Suggestion.Command != "" {
+		t.Printf("\nIf this call is meant to work, make a key for it:  %s\n", e.Suggestion.Command)
+	}
 	if !e.Allow && e.Suggestion.Text != "" {
 		suggest(t, e.Suggestion)
 	}

@@ -35,37 +35,40 @@ type Action string
 const (
 	Call             Action = "call"              // a request or connection, allowed or denied
 	HandshakeRefused Action = "handshake.refused" // a TLS peer that was not admitted
-	ProcessRefused   Action = "process.refused"   // a local process that is not the listener's service
-	WorkloadRefused  Action = "workload.refused"  // a Workload API caller without an identity
-	WorkloadServed   Action = "workload.served"   // a Workload API caller got its SVIDs
-	SVIDIssued       Action = "svid.issued"       // the CA signed an X509-SVID
-	JWTIssued        Action = "jwt.issued"        // the CA signed a JWT-SVID
-	IssueRefused     Action = "issue.refused"     // the registrar refused to issue
-	CACreated        Action = "ca.created"        // a root or intermediate was made
-	ConfigApplied    Action = "config.applied"    // a revision was accepted
-	ConfigRolledBack Action = "config.rolled_back"
-	KeyCreated       Action = "key.created" // an API key
-	KeyRevoked       Action = "key.revoked"
-	JoinCreated      Action = "join_token.created"
-	HostJoined       Action = "host.joined"     // an agent used its join token
-	JoinRefused      Action = "join.refused"    // a join token was not accepted
-	AgentConnected   Action = "agent.connected" // an agent's stream began
-	AgentLost        Action = "agent.lost"      // and ended
-	AgentRefused     Action = "agent.refused"   // a snapshot or its agent was not accepted
-	IdentityBanned   Action = "identity.banned"
-	IdentityUnbanned Action = "identity.unbanned"
-	AdminRefused     Action = "admin.refused"   // the admin API refused a caller
-	ServerStarted    Action = "server.started"  // start of a process, with its version
-	AgentStarted     Action = "agent.started"   //
-	ListenerFailed   Action = "listener.failed" // a listener of the snapshot must not be open
-	Gap              Action = "audit.gap"       // events that were lost, numbered
-	Finding          Action = "finding"         // something an operator should look at
+	// ConnectionRefused is one closed before anything else, since its listener had as
+	// many as it may.
+	ConnectionRefused Action = "connection.refused"
+	ProcessRefused    Action = "process.refused"  // a local process that is not the listener's service
+	WorkloadRefused   Action = "workload.refused" // a Workload API caller without an identity
+	WorkloadServed    Action = "workload.served"  // a Workload API caller got its SVIDs
+	SVIDIssued        Action = "svid.issued"      // the CA signed an X509-SVID
+	JWTIssued         Action = "jwt.issued"       // the CA signed a JWT-SVID
+	IssueRefused      Action = "issue.refused"    // the registrar refused to issue
+	CACreated         Action = "ca.created"       // a root or intermediate was made
+	ConfigApplied     Action = "config.applied"   // a revision was accepted
+	ConfigRolledBack  Action = "config.rolled_back"
+	KeyCreated        Action = "key.created" // an API key
+	KeyRevoked        Action = "key.revoked"
+	JoinCreated       Action = "join_token.created"
+	HostJoined        Action = "host.joined"     // an agent used its join token
+	JoinRefused       Action = "join.refused"    // a join token was not accepted
+	AgentConnected    Action = "agent.connected" // an agent's stream began
+	AgentLost         Action = "agent.lost"      // and ended
+	AgentRefused      Action = "agent.refused"   // a snapshot or its agent was not accepted
+	IdentityBanned    Action = "identity.banned"
+	IdentityUnbanned  Action = "identity.unbanned"
+	AdminRefused      Action = "admin.refused"   // the admin API refused a caller
+	ServerStarted     Action = "server.started"  // start of a process, with its version
+	AgentStarted      Action = "agent.started"   //
+	ListenerFailed    Action = "listener.failed" // a listener of the snapshot must not be open
+	Gap               Action = "audit.gap"       // events that were lost, numbered
+	Finding           Action = "finding"         // something an operator should look at
 )
 
 // Actions is the registry.
 func Actions() []Action {
 	return []Action{
-		Call, HandshakeRefused, ProcessRefused, WorkloadRefused, WorkloadServed, SVIDIssued, JWTIssued,
+		Call, HandshakeRefused, ConnectionRefused, ProcessRefused, WorkloadRefused, WorkloadServed, SVIDIssued, JWTIssued,
 		IssueRefused, CACreated, ConfigApplied, ConfigRolledBack, KeyCreated, KeyRevoked, JoinCreated, HostJoined,
 		JoinRefused, AgentConnected, AgentLost, AgentRefused, IdentityBanned, IdentityUnbanned, AdminRefused,
 		ServerStarted, AgentStarted, ListenerFailed, Gap, Finding,

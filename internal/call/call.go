@@ -149,7 +149,7 @@ type Outcome struct {
 	// GRPC is the status of gRPC that it was sent, nil for none.
 	GRPC *int
 	// Error is a reason code where the call failed after it was allowed:
-	// "upstream_refused", "upstream_untrusted", "upstream_timeout",
+	// "upstream_refused", "upstream_untrusted", "upstream_busy", "upstream_timeout",
 	// "upstream_closed", "client_closed", "trust_withdrawn".
 	Error string
 	// BytesIn came from the client, BytesOut went to it: bodies only.

@@ -83,7 +83,7 @@ func isDecision(e *audit.Event) bool {
 	switch e.Action {
 	case audit.Call:
 		return e.Call != nil
-	case audit.HandshakeRefused, audit.ProcessRefused, audit.WorkloadRefused, audit.IssueRefused, audit.AdminRefused:
+	case audit.HandshakeRefused, audit.ConnectionRefused, audit.ProcessRefused, audit.WorkloadRefused, audit.IssueRefused, audit.AdminRefused:
 		return true
 	}
 	return false
@@ -147,6 +147,9 @@ func (s *Server) whyEvent(ctx context.Context, file *mesh.File, e *audit.Event) 
 	if replayable {
 		why = s.explain(file, q, "")
 		then.Replayed, then.Same = true, why.Allow == then.Allow && (why.Allow || why.Reason == then.Reason)
+	}
+	if !replayable && !why.Allow {
+		why.Suggestion = suggestRefused(file, e)
 	}
 	why.Decision, why.Steps = then, eventSteps(e)
 	why.From, why.FromID, why.To = callerName(e), partyID(e.Caller), calleeName(e)

@@ -82,6 +82,13 @@ func (o operations) RevokeKey(ctx context.Context, r api.RevokeKeyRequestObject)
 	defer unlock()
 	ctx = context.WithoutCancel(ctx) // what is committed runs, whether the client stays or not
 	e := o.event(ctx, audit.KeyRevoked, audit.Success, &audit.Object{Kind: "api_key", Serial: clip(r.ID)})
+	keys, err := o.cfg.Keys.Keys(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("find the API key: %w", err)
+	}
+	if i := slices.IndexFunc(keys, func(k Key) bool { return k.ID == r.ID }); i >= 0 {
+		e.Object.Name = keys[i].Name // which never changes
+	}
 	err = o.cfg.Keys.RevokeKey(ctx, r.ID, o.cfg.Clock.Now().UTC(), e)
 	if errors.Is(err, ErrNotFound) {
 		return nil, fault.New(fault.NotFound, o.keysNamed(ctx, r.ID), "there is no live API key %q", clip(r.ID))

@@ -85,6 +85,13 @@ func TestRevokedKeyStopsAtOnce(t *testing.T) {
 	if diff := cmp.Diff([]audit.Action{audit.ConfigApplied, audit.KeyCreated, audit.KeyRevoked, audit.KeyCreated, audit.KeyCreated}, h.actions()); diff != "" {
 		t.Error(diff)
 	}
+	e, err := audit.Decode(h.events[len(h.events)-1].Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if e.Object.Name != "ci" || e.Object.Serial != key.Key.ID {
+		t.Errorf("recorded of %+v", e.Object)
+	}
 }
 
 func TestKeyRequestsThatAreRefused(t *testing.T) {

@@ -74,6 +74,8 @@ func refusalStep(e *audit.Event) api.Step {
 	switch e.Action {
 	case audit.HandshakeRefused:
 		step.Text = "the certificate was not accepted: " + e.Reason
+	case audit.ConnectionRefused:
+		step.Name, step.Text = "channel", "the listener had as many connections as it may"
 	case audit.ProcessRefused:
 		step.Name, step.Text = "process", processText(e.Caller)+" is not accepted: "+e.Reason
 		if e.Call != nil {

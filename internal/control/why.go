@@ -5,11 +5,14 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 
+	"github.com/parleymesh/parley/internal/audit"
 	"github.com/parleymesh/parley/internal/call"
 	"github.com/parleymesh/parley/internal/control/api"
 	"github.com/parleymesh/parley/internal/fault"
+	"github.com/parleymesh/parley/internal/gate"
 	"github.com/parleymesh/parley/internal/identity"
 	"github.com/parleymesh/parley/internal/mesh"
 	"github.com/parleymesh/parley/internal/policy"
@@ -114,16 +117,10 @@ func checkCall(file *mesh.File, q *policy.Query) error {
 	if strings.Trim(q.Method, "ABCDEFGHIJKLMNOPQRSTUVWXYZ-") != "" {
 		return fault.New(fault.BadRequest, "methods are written in upper case", "%q is no HTTP method", q.Method)
 	}
-	if !plainPath(q.Path) {
-		return fault.New(fault.BadRequest, "write it as the callee sees it: /orders/7", "%q is no path without a query", clip(q.Path))
+	if err := policy.ValidPath(q.Path); err != nil {
+		return fault.Wrap(err, fault.BadRequest, "write the path as the log has it, without a query: /orders/7", "%q is no path that a decision is taken on", clip(q.Path))
 	}
 	return nil
-}
-
-func plainPath(path string) bool {
-	return strings.HasPrefix(path, "/") && !strings.ContainsFunc(path, func(r rune) bool {
-		return r <= ' ' || r == 0x7f || r == '?' || r == '#'
-	})
 }
 
 // maxNamed bounds the names that a hint lists.
@@ -154,11 +151,53 @@ func (s *Server) explain(file *mesh.File, q policy.Query, from string) *api.Expl
 		}
 	}
 	if !why.Allow {
-		if text := mesh.Suggest(file, q); text != "" {
-			why.Suggestion = api.Suggestion{Text: text, File: file.Name()}
-		}
+		why.Suggestion = suggest(file, q, ex.Decision.Reason)
 	}
 	return why
+}
+
+// suggest is what would allow q, a rule or a key.
+func suggest(file *mesh.File, q policy.Query, reason policy.Reason) api.Suggestion {
+	switch reason {
+	case policy.NoCredential, policy.ScopeMissing:
+		scopes, ok := mesh.WantedScopes(file, q.Target, q.Caller.Scopes)
+		if !ok {
+			return api.Suggestion{}
+		}
+		command := "parley key create NAME"
+		if len(scopes) > 0 {
+			command += " --scope " + strings.Join(scopes, ",")
+		}
+		return api.Suggestion{Command: command}
+	}
+	return edit(file, mesh.Suggest(file, q))
+}
+
+// suggestRefused is what would allow a call that e refused before a rule was asked.
+func suggestRefused(file *mesh.File, e *audit.Event) api.Suggestion {
+	if e.Call == nil {
+		return api.Suggestion{}
+	}
+	switch {
+	case e.Action == audit.Call && e.Reason == gate.ReasonRouteNotFound:
+		gateway, _ := strings.CutPrefix(e.Call.Listener, "gateway.")
+		return edit(file, mesh.SuggestRoute(file, gateway, e.Call.Host, e.Call.Method, e.Call.Path))
+	case e.Action == audit.ProcessRefused && e.Caller != nil:
+		service, _, _ := strings.Cut(e.Call.Listener, ".calls.")
+		user := ""
+		if e.Caller.UID != nil {
+			user = strconv.Itoa(*e.Caller.UID)
+		}
+		return edit(file, mesh.SuggestRunsAs(file, service, user, e.Caller.Exe))
+	}
+	return api.Suggestion{}
+}
+
+func edit(file *mesh.File, text string) api.Suggestion {
+	if text == "" {
+		return api.Suggestion{}
+	}
+	return api.Suggestion{Text: text, File: file.Name()}
 }
 
 // ruleRef is a rule as a person finds it in the mesh file.

@@ -349,6 +349,56 @@ func TestWhyOfTokens(t *testing.T) {
 	}
 }
 
+// What was refused before a rule was asked has a suggestion of its own.
+func TestWhySuggestsForOtherRefusals(t *testing.T) {
+	t.Parallel()
+	h := applied(t)
+	key, err := h.client.CreateKey(t.Context(), api.KeyRequest{Name: "ci", Scopes: []string{"else"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	uid := 1001
+	edge := func(reason, method, path string, caller audit.Party, rule string) audit.Event {
+		e := audit.Event{Action: audit.Call, Reason: reason, Caller: &caller, Call: &audit.CallFacts{
+			End: "edge", Protocol: "http", Listener: "gateway.edge", Host: "api.shop.example", Method: method, Path: path,
+		}}
+		if rule != "" {
+			e.Decision = &audit.Decision{Rule: rule, Revision: 1}
+		}
+		return e
+	}
+	for name, c := range map[string]struct {
+		event   audit.Event
+		text    string
+		command string
+	}{
+		"route":      {edge("route_not_found", "PUT", "/other", audit.Party{}, ""), "{match: {host: api.shop.example, path: /other, methods: [PUT]}, to: orders, require: ", ""},
+		"taken now":  {edge("route_not_found", "GET", "/orders/7", audit.Party{}, ""), "", ""},
+		"scope":      {edge("scope_missing", "GET", "/orders/7", audit.Party{KeyID: key.Key.ID}, "gateway.edge.routes[0]"), "", "parley key create NAME --scope orders.read"},
+		"credential": {edge("no_credential", "GET", "/orders/7", audit.Party{}, "gateway.edge.routes[0]"), "", "parley key create NAME --scope orders.read"},
+		"process": {audit.Event{
+			Action: audit.ProcessRefused, Reason: "process_not_service", Caller: &audit.Party{PID: 9, UID: &uid, Exe: "/opt/other"},
+			Call: &audit.CallFacts{End: "outbound", Protocol: "http", Listener: "web.calls.orders"},
+		}, "runs_as: {user: 1001}", ""},
+		"nobody knows": {audit.Event{
+			Action: audit.ProcessRefused, Reason: "process_not_service", Caller: &audit.Party{},
+			Call: &audit.CallFacts{End: "outbound", Protocol: "http", Listener: "web.calls.orders"},
+		}, "", ""},
+	} {
+		e := c.event
+		e.Outcome = audit.Denied
+		h.record(t, &e)
+		why, err := h.client.Why(t.Context(), api.ExplainParams{Decision: e.ID})
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		s := why.Suggestion
+		if s.Command != c.command || (s.Text == "") != (c.text == "") || !strings.Contains(s.Text, c.text) || (s.File == "") != (c.text == "") {
+			t.Errorf("%s: suggested %+v", name, s)
+		}
+	}
+}
+
 func TestWhyOfRefusalsBeforePolicy(t *testing.T) {
 	t.Parallel()
 	h := applied(t)

@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"testing"
 	"time"
+
+	"github.com/parleymesh/parley/internal/audit"
 )
 
 // Whoever started an application and ended closed its input: a call that waits
@@ -54,6 +56,26 @@ func TestApplicationEndsWithItsInput(t *testing.T) {
 				t.Error("still running when its call was half way to its own end")
 			}
 		})
+	}
+}
+
+// A call that was refused for another reason than the one that the tour shows is
+// none of its successes: a listener that refuses everybody would have them all.
+func TestRefusalForAnotherReason(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct {
+		event *audit.Event
+		ok    bool
+	}{
+		"as shown":       {&audit.Event{ID: "1", Outcome: audit.Denied, Reason: "chain_untrusted"}, true},
+		"another reason": {&audit.Event{ID: "1", Outcome: audit.Denied, Reason: "handshake_timeout"}, false},
+		"allowed":        {&audit.Event{ID: "1", Outcome: audit.Allowed, Reason: "chain_untrusted"}, false},
+		"not recorded":   {nil, false},
+	} {
+		s := &seen{}
+		if ok := s.refusal(tt.event, "chain_untrusted"); ok != tt.ok || (len(s.wrong) == 0) != tt.ok {
+			t.Errorf("%s: %t, wrong %q", name, ok, s.wrong)
+		}
 	}
 }
 

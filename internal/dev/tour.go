@@ -79,13 +79,14 @@ func (m *Mesh) strangerAsks(ctx context.Context, s *seen) {
 	e := m.newest(ctx, api.ListEventsParams{Action: action, Since: since}, func(e *audit.Event) bool {
 		return e.Caller != nil && strings.HasSuffix(e.Caller.Exe, "/stranger")
 	})
-	if s.want(e != nil, "no refusal on record") {
-		s.decision, s.text = e.ID, "PermissionDenied, no identity"
+	if s.refusal(e, "no_identity") {
+		s.text = "PermissionDenied, no identity"
 	}
 }
 
-// around goes past the caller's sidecar straight to the callee's listener.
-func (m *Mesh) around(ctx context.Context, s *seen, q ask) {
+// around goes past the caller's sidecar straight to the callee's listener, which
+// refuses for that reason.
+func (m *Mesh) around(ctx context.Context, s *seen, q ask, reason string) {
 	since := m.clock.Now()
 	q.Addr = m.inbound("orders")
 	a := m.ask(ctx, "stranger", q)
@@ -99,10 +100,19 @@ func (m *Mesh) around(ctx context.Context, s *seen, q ask) {
 	e := m.newest(ctx, api.ListEventsParams{Action: action, Since: since}, func(e *audit.Event) bool {
 		return e.Callee != nil && e.Callee.Service == "orders"
 	})
-	if s.want(e != nil, "no refusal on record") {
-		s.want(e.Outcome == audit.Denied, "recorded as %s", e.Outcome)
-		s.decision, s.text = e.ID, "no byte of the application, "+e.Reason
+	if s.refusal(e, reason) {
+		s.text = "no byte of the application, " + e.Reason
 	}
+}
+
+// refusal wants e to be a refusal for that reason.
+func (s *seen) refusal(e *audit.Event, reason string) bool {
+	if !s.want(e != nil, "no refusal on record") {
+		return false
+	}
+	s.decision = e.ID
+	denied := s.want(e.Outcome == audit.Denied, "recorded as %s", e.Outcome)
+	return s.want(e.Reason == reason, "recorded reason %s, not %s", e.Reason, reason) && denied
 }
 
 // renewal waits for the ordinary timer and compares the certificates that the

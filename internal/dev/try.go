@@ -148,13 +148,13 @@ var tour = []check{
 	{"another program -> web's way to orders", refuse, by((*Mesh).strangerCalls)},
 	{"another program -> Workload API", refuse, by((*Mesh).strangerAsks)},
 	{"plain HTTP -> orders, around the sidecar", refuse, func(ctx context.Context, m *Mesh, s *seen) {
-		m.around(ctx, s, ask{Op: "tcp", Send: "GET /orders/7 HTTP/1.1\r\nHost: orders\r\n\r\n"})
+		m.around(ctx, s, ask{Op: "tcp", Send: "GET /orders/7 HTTP/1.1\r\nHost: orders\r\n\r\n"}, "plaintext")
 	}},
 	{"TLS without certificate -> orders", refuse, func(ctx context.Context, m *Mesh, s *seen) {
-		m.around(ctx, s, ask{Op: "tls"})
+		m.around(ctx, s, ask{Op: "tls"}, "certificate_missing")
 	}},
 	{"web's name from another CA -> orders", refuse, func(ctx context.Context, m *Mesh, s *seen) {
-		m.around(ctx, s, ask{Op: "foreign", Service: "spiffe://shop.dev/web"})
+		m.around(ctx, s, ask{Op: "foreign", Service: "spiffe://shop.dev/web"}, "chain_untrusted")
 	}},
 	{"web -> orders, before and after renewal", pass, by((*Mesh).renewal)},
 }

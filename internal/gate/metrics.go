@@ -118,9 +118,12 @@ func (m *metrics) meter(ms *meters, e edge) *meter {
 
 // refused counts what Refuse was called for.
 func (m *metrics) refused(ms *meters, r *call.Request, o *call.Outcome, action audit.Action) {
-	if action == audit.HandshakeRefused {
+	switch action {
+	case audit.HandshakeRefused:
 		m.handshakes.With(r.Verdict.Reason).Inc()
 		return
+	case audit.ConnectionRefused:
+		return // the listener counts those
 	}
 	m.done(ms, r, o)
 }

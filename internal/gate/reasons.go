@@ -56,8 +56,9 @@ const (
 // Codes of Refuse that gate itself knows; any other is a request that was
 // refused for its form.
 const (
-	CodeProcessRefused   = "process_not_service" // a local process is not the listener's service
-	CodeHandshakeRefused = "handshake_refused"   // a TLS peer was not admitted
+	CodeProcessRefused   = "process_not_service"  // a local process is not the listener's service
+	CodeHandshakeRefused = "handshake_refused"    // a TLS peer was not admitted
+	CodeConnections      = "connections_exceeded" // the listener has as many connections as it may
 )
 
 // formStatus is the HTTP status of a request that was refused for its form.

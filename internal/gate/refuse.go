@@ -1,8 +1,10 @@
 package gate
 
 import (
+	"fmt"
 	"net/http"
 	"strconv"
+	"strings"
 
 	"github.com/parleymesh/parley/internal/audit"
 	"github.com/parleymesh/parley/internal/call"
@@ -11,9 +13,12 @@ import (
 
 // Refuse records a refusal that is not gate's: a TLS peer that was not admitted
 // (CodeHandshakeRefused), a local process that is not the listener's service
-// (CodeProcessRefused), or, with any other code, a request whose form was
-// refused. err says why, for the record. It sets r.Verdict and returns it; code
-// is what the client may see. If r was checked and not done, this is its event.
+// (CodeProcessRefused), a connection too many (CodeConnections), or, with any other
+// code, a request whose form was refused. err says why, for the record. It sets
+// r.Verdict and returns it; code is what the client may see. If r was checked and
+// not done, this is its event. Of what a stranger can repeat at will the first is
+// recorded, and then one in ten seconds with how many were left out: handshakes at
+// an edge, where nobody claims to be anybody, and connections too many.
 func (g *Gate) Refuse(r *call.Request, code string, err error) call.Verdict {
 	now := g.cfg.Clock.Now()
 	v := deny(http.StatusForbidden, plain(code), plain(code))
@@ -29,16 +34,29 @@ func (g *Gate) Refuse(r *call.Request, code string, err error) call.Verdict {
 		action, v.Reason = audit.HandshakeRefused, handshakeReason(err)
 	case CodeProcessRefused:
 		action = audit.ProcessRefused
+	case CodeConnections:
+		action = audit.ConnectionRefused
 	default:
 		v.Status = formStatus(code)
 	}
 	r.Caller, r.Verdict = identity.Caller{}, v
 	o := call.Outcome{End: now}
-	if r.Protocol == call.HTTP && action != audit.HandshakeRefused {
+	if r.Protocol == call.HTTP && (action == audit.Call || action == audit.ProcessRefused) {
 		o.Status, o.GRPC = r.Answer(v.Status)
+	}
+	more := 0
+	if action == audit.ConnectionRefused || action == audit.HandshakeRefused && r.End == call.Edge {
+		var due bool
+		if more, due = g.floods.Count(flood{r.Listener, v.Reason}, now); !due {
+			g.metrics.refused(g.state.Load().meters, r, &o, action)
+			return v
+		}
 	}
 	rec := g.newRecord(r, &o)
 	rec.event.Action, rec.event.Message = action, message(err)
+	if more > 0 {
+		rec.event.Message = strings.TrimPrefix(fmt.Sprintf("%s; %d more at this listener since the last record", rec.event.Message, more), "; ")
+	}
 	if action != audit.Call {
 		rec.caller.Service = "" // what a peer claims and was not admitted with stays in its ID
 	}
@@ -49,6 +67,9 @@ func (g *Gate) Refuse(r *call.Request, code string, err error) call.Verdict {
 	g.record(&rec.event)
 	return v
 }
+
+// A flood is what counts as the same refusal: at this listener, for this reason.
+type flood struct{ listener, reason string }
 
 // plain is code if it is one, so that no outside bytes become a code.
 func plain(code string) string {

@@ -4,13 +4,16 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/parleymesh/parley/internal/audit"
 	"github.com/parleymesh/parley/internal/call"
+	"github.com/parleymesh/parley/internal/gate"
 	"github.com/parleymesh/parley/internal/identity"
 )
 
@@ -40,6 +43,7 @@ func TestRefuse(t *testing.T) {
 		{"no certificate", handshake, "handshake_refused", identity.ErrNoCredential, audit.HandshakeRefused, 403, "identity_missing"},
 		{"garbage", handshake, "handshake_refused", errors.New("tls: first record does not look like a TLS handshake"), audit.HandshakeRefused, 403, "handshake_refused"},
 		{"process", func(t *testing.T) *call.Request { return outbound(t) }, "process_not_service", errors.New("uid 7"), audit.ProcessRefused, 403, "process_not_service"},
+		{"too many", handshake, "connections_exceeded", nil, audit.ConnectionRefused, 403, "connections_exceeded"},
 		{"path", func(t *testing.T) *call.Request { return inbound(t) }, "path_refused", nil, audit.Call, 400, "path_refused"},
 		{"method", func(t *testing.T) *call.Request { return inbound(t) }, "method_refused", nil, audit.Call, 405, "method_refused"},
 		{"upgrade", func(t *testing.T) *call.Request { return inbound(t) }, "upgrade_refused", nil, audit.Call, 501, "upgrade_refused"},
@@ -67,7 +71,7 @@ func TestRefuse(t *testing.T) {
 			if (e.Message == "") != (tt.err == nil) {
 				t.Errorf("message %q", e.Message)
 			}
-			if wantStatus := tt.action != audit.HandshakeRefused; (e.Call.Status == tt.status) != wantStatus {
+			if wantStatus := tt.action != audit.HandshakeRefused && tt.action != audit.ConnectionRefused; (e.Call.Status == tt.status) != wantStatus {
 				t.Errorf("status %d", e.Call.Status)
 			}
 		})
@@ -84,6 +88,55 @@ func TestRefusedGRPC(t *testing.T) {
 		f.Refuse(r, code, nil)
 		if c := f.log.take()[0].Call; c.Status != 200 || c.GRPCStatus == nil || *c.GRPCStatus != want {
 			t.Errorf("%s: recorded %+v", code, c)
+		}
+	}
+}
+
+// What strangers repeat at will is recorded once in ten seconds, by listener and
+// reason, with how many were left out; what a member's peer does is each recorded.
+func TestRefuseFlood(t *testing.T) {
+	t.Parallel()
+	edge := func(listener string) *call.Request {
+		return &call.Request{End: call.Edge, Protocol: call.HTTP, Listener: listener, Remote: netip.MustParseAddrPort("192.0.2.7:1")}
+	}
+	slow := errors.New("slow")
+	for name, tt := range map[string]struct {
+		code  string
+		err   error
+		req   func(listener string) *call.Request
+		flood bool
+	}{
+		"handshakes at an edge": {gate.CodeHandshakeRefused, slow, edge, true},
+		"connections":           {gate.CodeConnections, nil, edge, true},
+		"handshakes inside": {gate.CodeHandshakeRefused, slow, func(listener string) *call.Request {
+			r := inbound(t)
+			r.Listener = listener
+			return r
+		}, false},
+	} {
+		f := newFixture(t)
+		for range 5 {
+			if v := f.Refuse(tt.req("a"), tt.code, tt.err); v.Allow || v.ID == "" {
+				t.Errorf("%s: %+v", name, v)
+			}
+		}
+		f.Refuse(tt.req("b"), tt.code, tt.err)
+		want := 6
+		if tt.flood {
+			want = 2
+		}
+		events := f.log.take()
+		if len(events) != want || events[0].Call.Listener != "a" || events[want-1].Call.Listener != "b" {
+			t.Fatalf("%s: %d events, want %d", name, len(events), want)
+		}
+		f.clock.move(10 * time.Second)
+		f.Refuse(tt.req("a"), tt.code, tt.err)
+		events = f.log.take()
+		if len(events) != 1 || strings.Contains(events[0].Message, "4 more at this listener") != tt.flood || strings.HasPrefix(events[0].Message, ";") {
+			t.Fatalf("%s: later %d events, %q", name, len(events), events[0].Message)
+		}
+		if tt.flood && events[0].Caller.Address != "192.0.2.7:1" {
+			t.Errorf("%s: of %q", name, events[0].Caller.Address)
 		}
 	}
 }

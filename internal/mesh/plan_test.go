@@ -2,6 +2,7 @@ package mesh_test
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"path/filepath"
 	"regexp"
 	"strconv"
@@ -121,11 +122,11 @@ func TestSuggest(t *testing.T) {
 		want                   string
 	}{
 		"allowed":     {"web", "payments", "GET", "/charge", ""},
-		"method":      {"web", "payments", "POST", "/charge", "# parley.yaml:12, in services.payments.allow[0] write\n        methods: [GET, POST]\n"},
+		"method":      {"web", "payments", "POST", "/charge", "# parley.yaml:10, under allow of payments\n      - from: [web]\n        methods: [POST]\n        paths: [/charge]\n"},
 		"path":        {"web", "payments", "GET", "/rates", "# parley.yaml:13, in services.payments.allow[0] write\n        paths: [/charge, /charges/**, /rates]\n"},
 		"both":        {"web", "payments", "PUT", "/x", "# parley.yaml:10, under allow of payments\n      - from: [web]\n        methods: [PUT]\n        paths: [/x]\n"},
 		"shared_rule": {"billing", "payments", "DELETE", "/refund", "# parley.yaml:10, under allow of payments\n      - from: [billing]\n        methods: [DELETE]\n        paths: [/refund]\n"},
-		"no_allow":    {"web", "orders", "GET", "/a;b=1", "# parley.yaml:17, under orders\n    allow:\n      - from: [web]\n        methods: [GET]\n        paths: [\"/a;b=1\"]\n"},
+		"no_allow":    {"web", "orders", "GET", "/a,b=1", "# parley.yaml:17, under orders\n    allow:\n      - from: [web]\n        methods: [GET]\n        paths: [\"/a,b=1\"]\n"},
 		"tcp":         {"web", "db", "", "", "# parley.yaml:23, in the list allow of db\n{from: [web]}\n"},
 		"flow":        {"web", "cache", "GET", "/a", "# parley.yaml:24, in cache\nallow: [{from: [web], methods: [GET], paths: [/a]}]\n"},
 		"flow_list":   {"billing", "flow", "GET", "/a", "# parley.yaml:28, in the list allow of flow\n{from: [billing], methods: [GET], paths: [/a]}\n"},
@@ -161,6 +162,191 @@ func TestSuggest(t *testing.T) {
 				t.Error("another caller's access changed")
 			}
 		})
+	}
+}
+
+// TestSuggestRoute does what is suggested, and asks which requests have a route.
+func TestSuggestRoute(t *testing.T) {
+	t.Parallel()
+	const block = `trust_domain: shop.example
+services:
+  aa: {runs_as: {user: a}, inbound: {listen: ":9443", app: 127.0.0.1:8080}}
+  bb: {runs_as: {user: b}, inbound: {listen: ":9444", app: 127.0.0.1:8081}}
+gateway:
+  edge:
+    listen: ":443"
+    tls: {mesh_ca: {hosts: [shop.example]}}
+    routes:
+      - match: {host: shop.example, path: /aa/**, methods: [GET]}
+        to: aa
+        require: {any: [{api_key: {scopes: [x, y]}}, {api_key: {}}]}
+      - match: {host: shop.example, path: /bb/**}
+        to: bb
+        require: public
+`
+	flow := strings.Replace(block, block[strings.Index(block, "    routes:"):],
+		"    routes: [{match: {host: shop.example, path: /aa/**, methods: [GET]}, to: aa, require: {any: [{api_key: {}}]}}, {match: {path: /bb/**}, to: bb, require: public}]\n", 1)
+	for _, text := range []string{block, flow} {
+		f := parse(t, text)
+		for _, tt := range []struct{ host, method, path, to, require string }{
+			{"shop.example", "POST", "/aa/7", "aa", "api_key"},
+			{"shop.example", "GET", "/aax", "aa", "api_key"},
+			{"shop.example", "GET", "/b", "bb", "public"},
+			{"other.example", "GET", "/aa/7", "aa", "api_key"},
+			{"shop.example", "GET", "/aa/7", "", ""},
+			{"shop.example", "PUT", "/bb/x/y", "", ""},
+			{"*.example", "GET", "/c", "", ""},
+			{"[::1]", "GET", "/c", "", ""},
+			{"shop.example", "GET", "/c/*", "", ""},
+			{"shop.example", "GET", "/c%3A", "", ""},
+		} {
+			got := mesh.SuggestRoute(f, "edge", tt.host, tt.method, tt.path)
+			if tt.to == "" || text == flow && tt.host == "other.example" {
+				if tt.to == "" && got != "" {
+					t.Errorf("%+v: %s", tt, got)
+				}
+				continue
+			}
+			var changed string
+			if lines := strings.Split(text, "\n"); text == flow {
+				changed = follow(t, text, got)
+			} else {
+				_, line, _ := strings.Cut(got, "\n")
+				changed = strings.Join(lines[:len(lines)-1], "\n") + "\n" + line
+			}
+			routes := parse(t, changed).Gateways["edge"].Routes
+			r := routes[len(routes)-1]
+			if len(routes) != 3 || r.To != tt.to || !strings.Contains(r.Require.String(), map[string]string{"api_key": "API key", "public": "public"}[tt.require]) ||
+				r.String() != tt.method+" "+tt.host+tt.path {
+				t.Errorf("%+v: %s gives %s to %s for %s", tt, got, r, r.To, r.Require)
+			}
+		}
+	}
+	if got := mesh.SuggestRoute(parse(t, block), "none", "shop.example", "GET", "/c"); got != "" {
+		t.Errorf("of no gateway: %s", got)
+	}
+}
+
+func TestWantedScopes(t *testing.T) {
+	t.Parallel()
+	f := parse(t, `trust_domain: shop.example
+services:
+  aa: {runs_as: {user: a}, inbound: {listen: ":9443", app: 127.0.0.1:8080}}
+gateway:
+  edge:
+    listen: ":443"
+    tls: {mesh_ca: {hosts: [shop.example]}}
+    routes:
+      - {match: {path: /a}, to: aa, require: {any: [{api_key: {scopes: [x, y]}}, {api_key: {scopes: [z]}}]}}
+      - {match: {path: /b}, to: aa, require: {any: [{api_key: {}}]}}
+      - {match: {path: /c}, to: aa, require: public}
+`)
+	for _, tt := range []struct {
+		target, have, want string
+		ok                 bool
+	}{
+		{"edge/routes[0]", "", "z", true},
+		{"edge/routes[0]", "x", "x y", true},
+		{"edge/routes[0]", "x z", "z", true},
+		{"edge/routes[1]", "x", "", true},
+		{"edge/routes[2]", "x", "", false},
+		{"edge/routes[3]", "x", "", false},
+		{"edge/routes[-1]", "x", "", false},
+		{"edge/routes[]", "x", "", false},
+		{"aa", "x", "", false},
+	} {
+		got, ok := mesh.WantedScopes(f, tt.target, strings.Fields(tt.have))
+		if strings.Join(got, " ") != tt.want || ok != tt.ok {
+			t.Errorf("%s with %q wants %q, %t", tt.target, tt.have, got, ok)
+		}
+	}
+}
+
+func TestSuggestRunsAs(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct{ runsAs, user, exe, want string }{
+		"user":      {"{user: web}", "1001", "/bin/x", "runs_as: {user: 1001}"},
+		"same":      {"{user: 1001}", "1001", "/bin/x", ""},
+		"exe":       {"{exe: /bin/web}", "1001", "/bin/x y", `runs_as: {exe: "/bin/x y"}`},
+		"both":      {"{user: web, exe: /bin/web}", "0", "/bin/web", "runs_as: {user: 0, exe: /bin/web}"},
+		"exe blind": {"{exe: /bin/web}", "1001", "", ""},
+		"user lost": {"{user: web}", "", "/bin/x", ""},
+		"unit":      {"{user: web, systemd: web.service}", "1001", "/bin/x", ""},
+		"digest":    {"{sha256: " + strings.Repeat("a", 64) + "}", "1001", "/bin/x", ""},
+	} {
+		text := "trust_domain: shop.example\nservices:\n  aa:\n    runs_as: " + tt.runsAs + "\n"
+		got := mesh.SuggestRunsAs(parse(t, text), "aa", tt.user, tt.exe)
+		_, line, _ := strings.Cut(got, "\n")
+		if strings.TrimSpace(line) != tt.want {
+			t.Errorf("%s: %q", name, got)
+			continue
+		}
+		if got == "" {
+			continue
+		}
+		if r := parse(t, strings.Replace(text, "    runs_as: "+tt.runsAs+"\n", line, 1)).Services["aa"].RunsAs; r.User != "" && r.User != tt.user || r.Exe != "" && r.Exe != tt.exe {
+			t.Errorf("%s: %+v", name, r)
+		}
+	}
+}
+
+// TestSuggestAllowsThisCallAlone does what is suggested for each call that some
+// meshes refuse, and asks policy again about every call.
+func TestSuggestAllowsThisCallAlone(t *testing.T) {
+	t.Parallel()
+	methods, paths := []string{"GET", "POST", "DELETE"}, []string{"/", "/a", "/a/", "/a/b", "/b", "/b/c/d"}
+	lists := func(r *rand.Rand, from []string) string {
+		var some []string
+		for _, x := range from {
+			if r.IntN(3) == 0 {
+				some = append(some, x)
+			}
+		}
+		if len(some) == 0 {
+			some = from[:1]
+		}
+		return "[" + strings.Join(some, ", ") + "]"
+	}
+	for seed := range uint64(40) {
+		r := rand.New(rand.NewPCG(seed, 1))
+		text := "trust_domain: shop.example\nservices:\n  aa: {runs_as: {user: a}}\n  bb: {runs_as: {user: b}}\n" +
+			"  cc:\n    runs_as: {user: c}\n    inbound: {listen: \":9443\", app: 127.0.0.1:8080}\n    allow:\n"
+		for range 1 + r.IntN(3) {
+			text += "      - from: " + lists(r, []string{"aa", "bb"}) + "\n"
+			if r.IntN(4) > 0 {
+				text += "        methods: " + lists(r, methods) + "\n"
+			}
+			if r.IntN(4) > 0 {
+				text += "        paths: " + lists(r, []string{"/a", "/a/*", "/a/**", "/b", "/*", "/**"}) + "\n"
+			}
+		}
+		f := parse(t, text)
+		before := policyOf(t, compile(t, f))
+		for _, m := range methods {
+			for _, p := range paths {
+				q := query(t, "aa", "cc", m, p)
+				got := mesh.Suggest(f, q)
+				if (got == "") != before.Decide(q).Allow {
+					t.Fatalf("%s\n%s %s: suggested %q", text, m, p, got)
+				}
+				if got == "" {
+					continue
+				}
+				changed := follow(t, text, got)
+				after := policyOf(t, compile(t, parse(t, changed)))
+				for _, from := range []string{"aa", "bb"} {
+					for _, m2 := range methods {
+						for _, p2 := range append(paths, "/a/x", "/x/y") {
+							other := query(t, from, "cc", m2, p2)
+							want := before.Decide(other).Allow || from == "aa" && m2 == m && p2 == p
+							if after.Decide(other).Allow != want {
+								t.Fatalf("%s %s for aa became\n%s\nin which %s may %s %s: %t", m, p, changed, from, m2, p2, !want)
+							}
+						}
+					}
+				}
+			}
+		}
 	}
 }
 

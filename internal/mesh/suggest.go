@@ -17,10 +17,11 @@ import (
 //	        methods: [POST]
 //	        paths: [/charge]
 //
-// An existing rule is extended only where it is the caller's alone: otherwise
-// others would get more too. It is empty where q is allowed already, and where
-// no rule is what is missing: an unknown service or caller, a service without
-// inbound, or a gateway's route, which wants a credential.
+// Nothing but q becomes allowed by it. An existing rule is extended only where it
+// is the caller's alone and of this one path, or of this one method: otherwise
+// others, or other calls, would be let in too. It is empty where q is allowed
+// already, and where no rule is what is missing: an unknown service or caller, a
+// service without inbound, or a gateway's route, which wants a credential.
 func Suggest(f *File, q policy.Query) string {
 	s := f.Services[q.Target]
 	caller, ok := f.caller(q)
@@ -28,7 +29,7 @@ func Suggest(f *File, q policy.Query) string {
 		return ""
 	}
 	isTCP := s.Inbound.Protocol == tcp
-	if isTCP && (q.Method != "" || q.Path != "") || q.Path != "" && (policy.ValidPattern(q.Path) != nil || strings.Contains(q.Path, "*")) {
+	if isTCP && (q.Method != "" || q.Path != "") || q.Path != "" && policy.ValidPath(q.Path) != nil {
 		return ""
 	}
 	if allowed, err := f.decide(q); err != nil || allowed {
@@ -46,12 +47,10 @@ func Suggest(f *File, q policy.Query) string {
 			continue
 		}
 		at := fmt.Sprintf("services.%s.allow[%d]", q.Target, i)
-		method := len(a.Methods) == 0 || slices.Contains(a.Methods, q.Method)
-		path := len(a.Paths) == 0 || slices.ContainsFunc(a.Paths, func(p string) bool { return policy.MatchPath(p, q.Path) })
 		switch {
-		case path && q.Method != "":
+		case len(a.Methods) > 0 && q.Path != "" && slices.Equal(a.Paths, []string{q.Path}):
 			return f.extend(at, "methods", append(slices.Clone(a.Methods), q.Method))
-		case method && q.Path != "":
+		case len(a.Paths) > 0 && q.Method != "" && slices.Equal(a.Methods, []string{q.Method}):
 			return f.extend(at, "paths", append(slices.Clone(a.Paths), q.Path))
 		}
 	}

@@ -1,9 +1,12 @@
-// Package mtls builds every tls.Config of the program: servers and clients of
-// the mesh, which prove a SPIFFE identity to each other by TLS 1.3, the edge,
-// which only proves its own, and clients of the world outside, which prove none.
-// It also holds what belongs to a connection and to no protocol: the listener
-// that yields connections after their handshake, the dialer that keeps sessions,
-// and the register of open connections that a withdrawn identity is cut off by.
+// Package mtls builds every tls.Config that the product serves or calls with:
+// servers and clients of the mesh, which prove a SPIFFE identity to each other by
+// TLS 1.3, the edge, which only proves its own, and clients of the world outside,
+// which prove none. Only the demo's clients, which play strangers and attackers
+// (package dev), and `parley cert inspect`, which looks at what anybody presents,
+// have others; layout_test.go holds that. It also holds what belongs to a
+// connection and to no protocol: the listener that yields connections after their
+// handshake, the dialer that keeps sessions, and the register of open connections
+// that a withdrawn identity is cut off by.
 //
 // The peer is verified in VerifyConnection, by identity.Trust.Verify, on full
 // and on resumed handshakes alike: crypto/tls does not call VerifyPeerCertificate

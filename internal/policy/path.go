@@ -3,11 +3,16 @@ package policy
 import (
 	"errors"
 	"fmt"
+	"net/url"
 	"strings"
+	"unicode/utf8"
 )
 
 // ErrPattern is what every error of ValidPattern wraps.
 var ErrPattern = errors.New("not a path pattern")
+
+// ErrPath is what every error of ValidPath wraps.
+var ErrPath = errors.New("not a canonical path")
 
 // maxPattern bounds a pattern, in bytes: no canonical path is longer than a
 // request line may be.
@@ -67,16 +72,44 @@ func stem(patterns []string) string {
 	return common
 }
 
+// Plain says whether c stands for itself in a canonical path and is never
+// percent-encoded there: the characters of a segment (pchar of RFC 3986 section
+// 3.3) without three. A semicolon is in no canonical path, encoded or not. A star
+// is always encoded, because in a pattern it stands for more than itself; and so
+// is a plus, because some applications read a plain one as a space.
+func Plain(c byte) bool {
+	return unreserved(c) || strings.IndexByte("!$&'(),=:@", c) >= 0
+}
+
+// ValidPath says what keeps path from being one that a decision is taken on, if
+// anything: a canonical path is a pattern without a star.
+func ValidPath(path string) error {
+	if err := validForm(path); err != nil {
+		return fmt.Errorf("%q: %w: %w", path, ErrPath, err)
+	}
+	if strings.Contains(path, "*") {
+		return fmt.Errorf("%q: %w: a star is written %%2A", path, ErrPath)
+	}
+	return nil
+}
+
 // ValidPattern says what is wrong with pattern, if anything. Refused is, beside
 // what is malformed, what no canonical path can hold and therefore nobody can
-// have meant: queries, dot segments, empty segments but the last, and percent
-// encodings that are not in the normal form of RFC 3986 section 6.2.2.
+// have meant: queries, dot segments, empty segments but the last, and characters
+// in another spelling than the canonical one; see Plain.
 func ValidPattern(pattern string) error {
-	switch {
-	case len(pattern) > maxPattern:
+	if len(pattern) > maxPattern {
 		return fmt.Errorf("%w: longer than %d bytes", ErrPattern, maxPattern)
-	case !strings.HasPrefix(pattern, "/"):
-		return fmt.Errorf("%q: %w: it starts with a slash", pattern, ErrPattern)
+	}
+	if err := validForm(pattern); err != nil {
+		return fmt.Errorf("%q: %w: %w", pattern, ErrPattern, err)
+	}
+	return nil
+}
+
+func validForm(pattern string) error {
+	if !strings.HasPrefix(pattern, "/") {
+		return errors.New("it starts with a slash")
 	}
 	for rest := pattern; rest != ""; {
 		s := rest[1:]
@@ -85,7 +118,7 @@ func ValidPattern(pattern string) error {
 		}
 		rest = rest[1+len(s):]
 		if err := validSegment(s, rest == ""); err != nil {
-			return fmt.Errorf("%q: %w: %w", pattern, ErrPattern, err)
+			return err
 		}
 	}
 	return nil
@@ -105,27 +138,51 @@ func validSegment(s string, last bool) error {
 		return errors.New("a * stands for a whole segment (write %2A for the character)")
 	}
 	for i := 0; i < len(s); i++ {
-		switch c := s[i]; {
-		case c <= ' ' || c >= 0x7f:
-			return errors.New("characters beyond visible ASCII are percent-encoded")
-		case c == '?' || c == '#':
-			return errors.New("a pattern is over the path alone, without query and fragment")
-		case c == '\\':
-			return errors.New("a canonical path has no backslash")
-		case c == '%' && !normalEscape(s[i:]):
-			return errors.New("percent encodings are two upper-case hexadecimal digits and never stand for a letter, digit, hyphen, dot, underscore or tilde")
+		if s[i] == '%' {
+			if err := validEscape(s[i:]); err != nil {
+				return err
+			}
+			i += 2
+		} else if err := validByte(s[i]); err != nil {
+			return err
 		}
+	}
+	// Well formed by now.
+	if decoded, err := url.PathUnescape(s); err != nil || !utf8.ValidString(decoded) {
+		return errors.New("percent encodings are of UTF-8")
 	}
 	return nil
 }
 
-// normalEscape says whether s starts with a percent encoding in normal form.
-func normalEscape(s string) bool {
-	if len(s) < 3 {
-		return false
+// validByte is for one that is not encoded.
+func validByte(c byte) error {
+	switch {
+	case Plain(c):
+		return nil
+	case c == '?' || c == '#':
+		return errors.New("a pattern is over the path alone, without query and fragment")
+	case c == '\\' || c == ';' || c < ' ' || c == 0x7f:
+		return errors.New("a canonical path has no backslash, semicolon or control character")
+	case c == '+':
+		return errors.New("a plus is written %2B, because some applications read a plain one as a space")
+	case c >= 0x80:
+		return errors.New("characters beyond ASCII are percent-encoded")
 	}
-	hi, lo := strings.IndexByte(upperHex, s[1]), strings.IndexByte(upperHex, s[2])
-	return hi >= 0 && lo >= 0 && !unreserved(byte(hi<<4|lo))
+	return fmt.Errorf("%q is written %%%X", c, c)
+}
+
+// validEscape is for a percent encoding at the start of s.
+func validEscape(s string) error {
+	if len(s) < 3 || strings.IndexByte(upperHex, s[1]) < 0 || strings.IndexByte(upperHex, s[2]) < 0 {
+		return errors.New("a percent sign is followed by two upper-case hexadecimal digits")
+	}
+	switch c := byte(strings.IndexByte(upperHex, s[1])<<4 | strings.IndexByte(upperHex, s[2])); {
+	case Plain(c):
+		return fmt.Errorf("%s is written %q, without percent encoding", s[:3], c)
+	case c < ' ' || c == 0x7f || strings.IndexByte("/\\;%?#", c) >= 0:
+		return fmt.Errorf("a canonical path never holds %s", s[:3])
+	}
+	return nil
 }
 
 const upperHex = "0123456789ABCDEF"

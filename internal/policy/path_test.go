@@ -45,7 +45,7 @@ func TestMatchPath(t *testing.T) {
 func TestValidPattern(t *testing.T) {
 	t.Parallel()
 	for _, p := range []string{
-		"/", "/a", "/a/", "/a/b", "/*", "/**", "/a/*/b/**", "/a.b", "/...", "/a;v=1", "/caf%C3%A9", "/a%2Fb", "/~u/:id/@x", "/%2A",
+		"/", "/a", "/a/", "/a/b", "/*", "/**", "/a/*/b/**", "/a.b", "/...", "/caf%C3%A9", "/~u/:id/@x", "/%2A", "/c%2B%2B", "/a!$&'(),=:@", "/a%20%22%5B",
 	} {
 		if err := policy.ValidPattern(p); err != nil {
 			t.Errorf("%q: %v", p, err)
@@ -54,8 +54,23 @@ func TestValidPattern(t *testing.T) {
 	for _, p := range []string{
 		"", "a", "*", "**", "/a*", "/*a", "/***", "/a/**/b", "/**/", "//", "/a//b", "//a", "/.", "/a/..", "/../a", "/a?b", "/a#b", `/a\b`,
 		"/a b", "/a\x00", "/caf\u00e9", "/\x7f", "/%", "/%4", "/%zz", "/%c3%a9", "/%41", "/%2e%2e", "/%2E", "/" + strings.Repeat("a", 4096),
+		"/a;v=1", "/a%2Fb", "/%3B", "/%25", "/%00", "/%5C", "/%3A", "/%40", "/%21", "/%24", "/%26", "/%27", "/%28", "/%29", "/%2C", "/%3D", "/c++", "/a|b", "/[1]", `/"`, "/%FF", "/%C3",
 	} {
 		if err := policy.ValidPattern(p); !errors.Is(err, policy.ErrPattern) {
+			t.Errorf("%q: %v", p, err)
+		}
+	}
+}
+
+func TestValidPath(t *testing.T) {
+	t.Parallel()
+	for _, p := range []string{"/", "/a/", "/keys:rotate", "/%2A", "/" + strings.Repeat("a", 5000)} {
+		if err := policy.ValidPath(p); err != nil {
+			t.Errorf("%q: %v", p, err)
+		}
+	}
+	for _, p := range []string{"", "a", "/*", "/**", "/a*", "//", "/keys%3Arotate", "/a?b", "/a+b"} {
+		if err := policy.ValidPath(p); !errors.Is(err, policy.ErrPath) {
 			t.Errorf("%q: %v", p, err)
 		}
 	}

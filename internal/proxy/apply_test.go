@@ -244,6 +244,80 @@ func TestAppPort(t *testing.T) {
 	}
 }
 
+// Whoever listens on an application's Unix socket is asked once a connection, and a
+// stranger is sent nothing.
+func TestAppSocketOfStranger(t *testing.T) {
+	t.Parallel()
+	for _, protocol := range []call.Protocol{call.HTTP, call.TCP} {
+		t.Run(string(protocol), func(t *testing.T) {
+			t.Parallel()
+			dir, err := os.MkdirTemp("", "p") // the path of a test's own may be too long
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { _ = os.RemoveAll(dir) })
+			path := filepath.Join(dir, "app.sock")
+			ln, err := net.Listen("unix", path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { _ = ln.Close() })
+			got := make(chan int, 4)
+			go func() {
+				for {
+					c, err := ln.Accept()
+					if err != nil {
+						return
+					}
+					n, _ := c.Read(make([]byte, 1000))
+					got <- n
+					if n > 0 {
+						_, _ = io.WriteString(c, "HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n")
+					}
+					_ = c.Close()
+				}
+			}()
+			p := newPair(t, pairConfig{protocol: protocol, app: "127.0.0.1:1"})
+			p.in.Services[0].Inbound.App, p.in.Services[0].RunsAs.User = "unix:"+path, "orders"
+			var stranger atomic.Bool
+			p.orders.mu.Lock()
+			p.orders.appConn = func(user string, c net.Conn) error {
+				if _, ok := c.(*net.UnixConn); !ok || user != "orders" {
+					t.Errorf("asked about %T of user %q", c, user)
+				}
+				if stranger.Load() {
+					return fault.New(fault.AppPortHeld, "", "held")
+				}
+				return nil
+			}
+			p.orders.mu.Unlock()
+			p.orders.apply(&p.in)
+			ask := func() {
+				c, err := net.Dial("tcp", strings.TrimPrefix(p.url, "http://"))
+				if err != nil {
+					return // reset before connect has returned
+				}
+				defer c.Close()
+				_, _ = io.WriteString(c, "GET / HTTP/1.1\r\nHost: orders\r\nConnection: close\r\n\r\n")
+				_, _ = io.Copy(io.Discard, c)
+			}
+			stranger.Store(true)
+			ask()
+			if n := <-got; n != 0 {
+				t.Errorf("a stranger was sent %d bytes", n)
+			}
+			if e := p.orders.gate.Finished(1)[0]; e.Outcome.Error != "upstream_untrusted" {
+				t.Errorf("recorded %+v", e.Outcome)
+			}
+			stranger.Store(false)
+			ask()
+			if n := <-got; n == 0 {
+				t.Error("the application was sent nothing")
+			}
+		})
+	}
+}
+
 func TestUnixSockets(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -365,6 +439,9 @@ func TestTooManyConnections(t *testing.T) {
 	var timeout net.Error
 	if _, err := dial().Read(make([]byte, 1)); err == nil || errors.As(err, &timeout) && timeout.Timeout() {
 		t.Errorf("a connection too many: %v", err)
+	}
+	if e := small.gate.Finished(1)[0]; e.Code != route.Connections || e.Request.Listener != "web.calls.orders" || !e.Request.Remote.IsValid() {
+		t.Errorf("recorded %+v", e)
 	}
 	_ = first.Close()
 	for small.proxy.Status()[0].Connections > 1 {

@@ -126,6 +126,7 @@ func (c *change) discard() {
 // get their routes, and what is not wanted any more drains.
 func (c *change) commit() {
 	p := c.proxy
+	p.divide(len(c.listeners) + len(c.upstreams))
 	for _, s := range c.specs {
 		l := c.listeners[s.name]
 		l.app = s.app

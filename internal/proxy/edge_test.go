@@ -6,10 +6,14 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -31,7 +35,12 @@ type edge struct {
 
 func newEdge(t *testing.T, app string, h2 bool) *edge {
 	t.Helper()
-	e := &edge{pair: newPair(t, pairConfig{protocol: call.HTTP, app: app})}
+	return newEdgeOf(t, newPair(t, pairConfig{protocol: call.HTTP, app: app}), h2)
+}
+
+func newEdgeOf(t *testing.T, p *pair, h2 bool) *edge {
+	t.Helper()
+	e := &edge{pair: p}
 	id, err := identity.GatewayID(e.ca.Domain, "edge")
 	if err != nil {
 		t.Fatal(err)
@@ -118,6 +127,143 @@ func TestEdge(t *testing.T) {
 		if gw.Request.PolicyTarget != "edge/routes[0]" || gw.Request.Target != "orders" || gw.Request.Local != "edge" || gw.Request.End != call.Edge || !gw.Request.Peer.ID.IsZero() {
 			t.Errorf("the edge decided on %+v", gw.Request)
 		}
+	}
+}
+
+// An earlier, stricter route is not avoided by another spelling of its path.
+func TestEdgeRouteHasOneSpelling(t *testing.T) {
+	t.Parallel()
+	e := newEdge(t, httpApp(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { _, _ = io.WriteString(w, r.RequestURI) })), false)
+	strict := e.snap.Gateways[0].Routes[0]
+	strict.PolicyTarget, strict.Path = "strict", "/orders/keys:rotate"
+	e.snap.Gateways[0].Routes = append([]snapshot.Route{strict}, e.snap.Gateways[0].Routes...)
+	e.gw.apply(&e.snap)
+	for path, want := range map[string][2]string{
+		"/orders/keys:rotate":           {"strict", strict.Path},
+		"/orders/keys%3Arotate":         {"strict", strict.Path},
+		"/orders/keys%3arotate":         {"strict", strict.Path},
+		"/orders/%6beys%3a%72otate":     {"strict", strict.Path},
+		"/orders/keys%253Arotate":       {},
+		"/orders/keys:rotate/now%21%2b": {"edge/routes[0]", "/orders/keys:rotate/now!%2B"},
+	} {
+		e.gw.gate.Reset()
+		_, body := get(t, e.c, e.url+path)
+		r := e.gw.gate.Finished(1)[0].Request
+		if r.PolicyTarget != want[0] || want[0] != "" && (body != want[1] || r.Path != want[1]) {
+			t.Errorf("%s took the route %q as %q, the application read %q", path, r.PolicyTarget, r.Path, body)
+		}
+	}
+}
+
+// A key stays at the edge, whether or not the route asked for it; what is the
+// application's own passes.
+func TestEdgeKeepsKeys(t *testing.T) {
+	t.Parallel()
+	seen := make(chan http.Header, 1)
+	e := newEdge(t, httpApp(t, http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { seen <- r.Header.Clone() })), true)
+	const key = "parley_key_4fG7hJ9kLmN0_secret"
+	for _, tt := range []struct {
+		name, key  string
+		send, kept http.Header
+	}{
+		{"public, X-API-Key", "", http.Header{"X-Api-Key": {key}, "Authorization": {"Basic YTpi"}}, http.Header{"Authorization": {"Basic YTpi"}}},
+		{"public, bearer", "", http.Header{"Authorization": {"Bearer " + key}, "X-Api-Key": {"own"}}, http.Header{"X-Api-Key": {"own"}}},
+		{"public, anywhere", "", http.Header{"X-Token": {"a", "k=" + key}, "Cookie": {"k=" + key}}, http.Header{}},
+		{"key, bearer", "k1", http.Header{"Authorization": {"Bearer " + key}}, http.Header{}},
+		{"key, beside", "k1", http.Header{"X-Api-Key": {key}, "Authorization": {"Bearer own"}}, http.Header{"Authorization": {"Bearer own"}}},
+	} {
+		e.gw.gate.Decide(func(r *call.Request) call.Verdict {
+			r.Caller.KeyID = tt.key
+			return call.Verdict{Allow: true}
+		})
+		req, _ := http.NewRequest("GET", e.url+"/orders/7", nil)
+		req.Header = tt.send
+		resp, err := e.c.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = resp.Body.Close()
+		h := <-seen
+		for _, name := range []string{"X-Api-Key", "Authorization", "X-Token", "Cookie"} {
+			if got, want := h[name], tt.kept[name]; !slices.Equal(got, want) {
+				t.Errorf("%s: the application saw %s %q, want %q", tt.name, name, got, want)
+			}
+		}
+	}
+}
+
+// Streams that an anonymous client holds open do not take more descriptors than
+// an upstream's share, and end.
+func TestEdgeHeldStreams(t *testing.T) {
+	t.Parallel()
+	var open, most atomic.Int32
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	app := &http.Server{
+		Handler: http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { _, _ = io.Copy(io.Discard, r.Body) }),
+		ConnState: func(_ net.Conn, s http.ConnState) {
+			if s == http.StateNew {
+				most.Store(max(most.Load(), open.Add(1)))
+			} else if s == http.StateClosed {
+				open.Add(-1)
+			}
+		},
+	}
+	go func() { _ = app.Serve(ln) }()
+	t.Cleanup(func() { _ = app.Close() })
+	const share = 5
+	e := newEdgeOf(t, newPair(t, pairConfig{protocol: call.HTTP, app: ln.Addr().String(), connections: share}), true)
+	e.snap.Gateways[0].Routes[0].Methods = nil
+	e.gw.apply(&e.snap)
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	var answered, streams atomic.Int32
+	var wg sync.WaitGroup
+	for range 40 {
+		body, feed := io.Pipe()
+		context.AfterFunc(ctx, func() { _ = feed.Close() })
+		wg.Go(func() { _, _ = feed.Write([]byte("x")) })
+		req, _ := http.NewRequestWithContext(ctx, "POST", e.url+"/orders/", body)
+		wg.Go(func() {
+			streams.Add(1)
+			resp, err := e.c.Do(req)
+			if err == nil {
+				answered.Add(1)
+				if resp.StatusCode != http.StatusServiceUnavailable {
+					t.Errorf("a stream too many got %s", resp.Status)
+				}
+				_ = resp.Body.Close()
+			}
+		})
+	}
+	for n := 0; answered.Load() < 40-share; n++ {
+		if n == 1600 {
+			t.Fatalf("%d of 40 streams were told that there is no room", answered.Load())
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	if most.Load() != share {
+		t.Errorf("%d connections to the application", most.Load())
+	}
+	cancel()
+	wg.Wait()
+	if resp, _ := get(t, e.c, e.url+"/orders/"); resp.StatusCode != http.StatusOK {
+		t.Errorf("with room again: %s", resp.Status)
+	}
+}
+
+// A handshake that an edge refuses is recorded as any other.
+func TestEdgeRecordsRefusedHandshakes(t *testing.T) {
+	t.Parallel()
+	e := newEdge(t, "127.0.0.1:1", false)
+	_, port, _ := strings.Cut(e.gw.addr("gateway.edge"), ":")
+	if status, _ := send(t, "127.0.0.1:"+port, "GET / HTTP/1.1\r\n"+tail); status != 0 && status != 400 {
+		t.Errorf("plaintext got %d", status)
+	}
+	if r := e.gw.gate.Finished(1)[0]; r.Code != "handshake_refused" || r.Request.End != call.Edge || r.Request.Listener != "gateway.edge" || r.Err == nil || !r.Request.Remote.IsValid() {
+		t.Errorf("recorded %+v", r)
 	}
 }
 

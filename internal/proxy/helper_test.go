@@ -34,6 +34,7 @@ type house struct {
 	log     bytes.Buffer
 	attest  func(service string, conn net.Conn) (call.Process, error)
 	appPort func(snapshot.Service) error
+	appConn func(user string, conn net.Conn) error
 }
 
 func newHouse(t testing.TB, ca *mtlstest.CA, trust *identity.Trust, names ...string) *house {
@@ -70,6 +71,11 @@ func newSmallHouse(t testing.TB, ca *mtlstest.CA, trust *identity.Trust, connect
 				return h.appPort(s)
 			}
 			return nil
+		},
+		AppConn: func(user string, c net.Conn) error {
+			h.mu.Lock()
+			defer h.mu.Unlock()
+			return h.appConn(user, c)
 		},
 		MaxConnections: connections,
 		Clock:          clock.System{},
@@ -144,6 +150,8 @@ type pairConfig struct {
 	h2       bool
 	app      string
 	ws       *snapshot.WebSocket
+	// connections of a listener or upstream of orders, 0 for the usual.
+	connections int
 }
 
 func newPair(t testing.TB, cfg pairConfig) *pair {
@@ -151,7 +159,7 @@ func newPair(t testing.TB, cfg pairConfig) *pair {
 	p := &pair{ca: mtlstest.NewCA(t, "shop.example"), app: cfg.app}
 	webID, ordersID := p.ca.ID(t, "web"), p.ca.ID(t, "orders")
 	p.trust = mtlstest.Trust(1, []*mtlstest.CA{p.ca}, webID, ordersID)
-	p.orders = newHouse(t, p.ca, p.trust, "orders")
+	p.orders = newSmallHouse(t, p.ca, p.trust, cfg.connections, "orders")
 	p.web = newHouse(t, p.ca, p.trust, "web")
 	p.in = snapshot.Snapshot{Services: []snapshot.Service{{
 		Name: "orders", ID: ordersID,

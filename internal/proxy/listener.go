@@ -59,21 +59,23 @@ func (p *Proxy) newListener(s *spec, address string, ups map[upstreamKey]upstrea
 		l.front = mtls.NewListener(l.feed, config, lc)
 	}
 	if s.protocol == call.HTTP {
-		joiner := p.relay
+		cfg := web.Config{Gate: p.cfg.Gate, Clock: p.cfg.Clock, Logger: p.cfg.Logger, Joiner: p.relay, Unreadable: p.meters.unreadable(s.name).Inc}
 		if s.end == call.Edge {
-			joiner = p.edgeRelay
+			cfg.Joiner = p.edgeRelay
 		}
-		server := web.NewServer(web.Config{Gate: p.cfg.Gate, Clock: p.cfg.Clock, Logger: p.cfg.Logger, Joiner: joiner}, p.site(s, ups))
-		l.service = &webService{front: l.front, server: server, site: p.site}
+		l.service = &webService{front: l.front, server: web.NewServer(cfg, p.site(s, ups)), site: p.site}
 	} else {
 		l.service = newTCPService(p, l.front, s, ups)
 	}
-	surplus := p.meters.surplus(s.name)
-	l.feed.full = func() bool {
-		if l.service.connections() < p.cfg.MaxConnections {
+	surplus, base := p.meters.surplus(s.name), s.request()
+	l.feed.full = func(c net.Conn) bool {
+		if l.service.connections() < p.connections() {
 			return false
 		}
 		surplus.Inc()
+		r := base
+		r.Remote, r.Start = remote(c), p.cfg.Clock.Now()
+		p.cfg.Gate.Refuse(&r, route.Connections, nil)
 		return true
 	}
 	return l, nil
@@ -110,17 +112,12 @@ func (p *Proxy) tlsConfig(s *spec) (*tls.Config, error) {
 	return mtls.Server(src, p.cfg.Clock), nil
 }
 
-// refused records a peer that did not complete its handshake. At an edge anybody
-// may try, nobody claims anything, and it is only counted.
+// refused records a peer that did not complete its handshake.
 func (p *Proxy) refused(s *spec) func(netip.AddrPort, error, call.Peer) {
 	counter := p.meters.handshake(s.name)
 	base := s.request()
 	return func(from netip.AddrPort, err error, peer call.Peer) {
 		counter.Inc()
-		if s.end == call.Edge {
-			p.cfg.Logger.Debug("handshake refused", "component", "proxy", "listener", s.name, "remote", from.String(), "error", err)
-			return
-		}
 		r := base
 		r.Remote, r.Peer, r.Start = from, peer, p.cfg.Clock.Now()
 		p.cfg.Gate.Refuse(&r, route.HandshakeRefused, err)

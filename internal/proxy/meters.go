@@ -8,6 +8,7 @@ type meters struct {
 	refusals    *metric.CounterFamily
 	surpluses   *metric.CounterFamily
 	redirects   *metric.CounterFamily
+	unread      *metric.CounterFamily
 }
 
 func newMeters(r *metric.Registry) meters {
@@ -19,12 +20,15 @@ func newMeters(r *metric.Registry) meters {
 		refusals:    r.Counter("parley_proxy_handshakes_refused_total", "TLS handshakes that did not complete, by listener.", "listener"),
 		surpluses:   r.Counter("parley_proxy_connections_surplus_total", "Connections closed at once because the listener had too many, by listener.", "listener"),
 		redirects:   r.Counter("parley_proxy_redirects_total", "Requests over plaintext HTTP that were told the way to HTTPS, by gateway.", "gateway"),
+		unread:      r.Counter("parley_proxy_requests_unreadable_total", "Connections that ended in a request which could not be read, by listener.", "listener"),
 	}
 }
 
 func (m meters) handshake(listener string) *metric.Counter { return m.refusals.With(listener) }
 
 func (m meters) surplus(listener string) *metric.Counter { return m.surpluses.With(listener) }
+
+func (m meters) unreadable(listener string) *metric.Counter { return m.unread.With(listener) }
 
 func (m meters) watch(l *listener) {
 	m.connections.Set(func() float64 { return float64(l.service.connections()) }, l.fixed.name)

@@ -131,13 +131,14 @@ func inboundName(svc *snapshot.Service) string { return svc.Name + ".inbound" }
 
 func inboundSpec(svc *snapshot.Service) *spec {
 	in := svc.Inbound
+	app := appKey{addr: in.App, h2: in.AppHTTP2, user: svc.RunsAs.User}
 	return &spec{
 		fixed: fixed{
 			name: inboundName(svc), stated: in.Listen, end: call.Inbound,
 			protocol: call.Protocol(in.Protocol), local: svc.Name, localID: svc.ID,
 			runsAs: snapshot.RunsAs{User: svc.RunsAs.User},
 		},
-		target: svc.Name, app: appKey{in.App, in.AppHTTP2, svc.RunsAs.User}, webSocket: in.WebSocket,
+		target: svc.Name, app: app, webSocket: in.WebSocket,
 	}
 }
 

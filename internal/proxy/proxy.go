@@ -14,6 +14,7 @@ import (
 	"net"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -34,7 +35,7 @@ const drainTime = 30 * time.Second
 // way. Clients of WebSocket send pings much more often.
 const edgeIdle = 5 * time.Minute
 
-// minConnections is what a listener may have, however few descriptors there are.
+// minConnections is what each may have, however few descriptors there are.
 const minConnections = 64
 
 // Config is what a Proxy needs. Every field but MaxConnections and Metrics is
@@ -52,10 +53,15 @@ type Config struct {
 	// user's process holds the application's port. It is asked again while the
 	// inbound runs, and must not block.
 	AppPort func(snapshot.Service) error
-	// MaxConnections is how many connections one listener may have; more are
-	// closed as they come. Zero is a quarter of the descriptors that the process
-	// may open: an edge that strangers hold open must not take those of the
-	// others, of upstreams and of the log.
+	// AppConn says why a connection to an application's Unix socket is not to a
+	// process of the user that the service runs as. It is asked once a connection,
+	// before anything is sent, of services that have such a user.
+	AppConn func(user string, conn net.Conn) error
+	// MaxConnections is how many connections one listener may have, where more are
+	// closed as they come, and one upstream, where more wait. Zero is an equal share
+	// for each of them of half the descriptors that the process may open, never less
+	// than 64 and never more than a quarter: an edge that strangers hold open must
+	// not take those of the others and of the log.
 	MaxConnections int
 	Clock          clock.Clock
 	Logger         *slog.Logger
@@ -76,6 +82,8 @@ type Proxy struct {
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 
+	share atomic.Int64 // how many connections a listener or an upstream may have
+
 	mu        sync.Mutex // guards what follows; held by Apply throughout
 	sockets   map[string]*socket
 	listeners map[string]*listener // by name
@@ -87,9 +95,6 @@ type Proxy struct {
 
 // New is a proxy without listeners.
 func New(cfg Config) *Proxy {
-	if cfg.MaxConnections == 0 {
-		cfg.MaxConnections = shareOfDescriptors()
-	}
 	p := &Proxy{
 		cfg:       cfg,
 		relay:     tcp.New(tcp.Config{Gate: cfg.Gate, Clock: cfg.Clock}),
@@ -165,10 +170,16 @@ func (p *Proxy) Drain(ctx context.Context) error {
 	return ctx.Err()
 }
 
-func shareOfDescriptors() int {
+// connections is how many a listener or an upstream may have.
+func (p *Proxy) connections() int { return int(p.share.Load()) }
+
+// divide gives parts listeners and upstreams their shares.
+func (p *Proxy) divide(parts int) {
+	share := uint64(p.cfg.MaxConnections)
 	var limit syscall.Rlimit
-	if syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit) != nil {
-		return minConnections
+	if share == 0 && syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit) == nil {
+		all := min(limit.Cur, math.MaxInt32)
+		share = max(minConnections, min(all/4, all/2/uint64(max(1, parts))))
 	}
-	return int(max(minConnections, min(limit.Cur, math.MaxInt32)/4))
+	p.share.Store(int64(max(1, share)))
 }

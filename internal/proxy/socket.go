@@ -126,7 +126,7 @@ func (s *socket) accept(ctx context.Context, clk clock.Clock) {
 func (s *socket) pass(c net.Conn) {
 	for {
 		f := s.current.Load()
-		if f != nil && f.full() {
+		if f != nil && f.full(c) {
 			_ = c.Close()
 			return
 		}
@@ -145,8 +145,9 @@ type feed struct {
 	conns chan net.Conn
 	done  chan struct{}
 	once  sync.Once
-	// full says that the listener has as many connections as it may.
-	full func() bool
+	// full says that the listener has as many connections as it may, and records that
+	// this one has no room.
+	full func(net.Conn) bool
 }
 
 func newFeed() *feed { return &feed{conns: make(chan net.Conn), done: make(chan struct{})} }

@@ -21,7 +21,8 @@ type (
 		addr string
 		h2   bool
 		// user holds the port, by runs_as: connections that were made to another
-		// user's process are not used for this one's.
+		// user's process are not used for this one's. Of a Unix socket each connection
+		// is asked; empty is anybody.
 		user string
 	}
 	meshKey struct {
@@ -42,19 +43,23 @@ func newMeshKey(local, expect identity.ID, endpoints []string) meshKey {
 func (u upstream) close() { u.web.Close() }
 
 func (p *Proxy) newApp(k appKey) upstream {
-	return upstream{
-		web: web.NewApp(k.addr, k.h2, p.cfg.Clock),
-		tcp: tcp.Upstream{Address: k.addr, Dial: func(ctx context.Context) (net.Conn, error) { return web.DialApp(ctx, k.addr) }},
+	app := web.NewApp(k.addr, k.h2, p.cfg.Clock)
+	app.Limit = p.connections
+	if k.user != "" && strings.HasPrefix(k.addr, "unix:") {
+		app.Check = func(c net.Conn) error { return p.cfg.AppConn(k.user, c) }
 	}
+	return upstream{web: app, tcp: tcp.Upstream{Address: k.addr, Dial: app.Dial}}
 }
 
 func (p *Proxy) newMesh(k meshKey, src identity.Source) upstream {
 	endpoints := strings.Fields(k.endpoints)
 	d := mtls.NewDialer(src, k.expect, p.cfg.Clock)
 	d.Conns = &p.conns
+	far := web.NewMesh(src, k.expect, endpoints, p.cfg.Clock, &p.conns)
+	far.Limit = p.connections
 	var next atomic.Uint32
 	return upstream{
-		web: web.NewMesh(src, k.expect, endpoints, p.cfg.Clock, &p.conns),
+		web: far,
 		tcp: tcp.Upstream{Address: strings.Join(endpoints, ","), Dial: func(ctx context.Context) (net.Conn, error) {
 			var first error = &net.DNSError{Err: "the service has no endpoint", IsNotFound: true}
 			start := int(next.Add(1))

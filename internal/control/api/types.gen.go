@@ -329,7 +329,7 @@ type Explanation struct {
 	Rule     RuleRef `json:"rule,omitempty,omitzero"`
 	Steps    []Step  `json:"steps"`
 
-	// Suggestion The smallest change of the mesh file that would allow the call.
+	// Suggestion The smallest change that would allow the call, of the mesh file or by a command.
 	Suggestion Suggestion `json:"suggestion,omitempty,omitzero"`
 
 	// To A service, or an edge route such as edge/routes[0].
@@ -687,11 +687,13 @@ type Step struct {
 // StepState NO is where it ends; none: there is nothing to check.
 type StepState string
 
-// Suggestion The smallest change of the mesh file that would allow the call.
+// Suggestion The smallest change that would allow the call, of the mesh file or by a command.
 type Suggestion struct {
-	File string `json:"file,omitempty,omitzero"`
+	// Command What to run instead.
+	Command string `json:"command,omitempty,omitzero"`
+	File    string `json:"file,omitempty,omitzero"`
 
-	// Text YAML.
+	// Text YAML, empty where the mesh file need not change.
 	Text string `json:"text"`
 }
 

@@ -96,6 +96,22 @@ func openOlder(pid, uid int, began ticks) (fd int, err error) {
 	return fd, err
 }
 
+// Listener is the user whose process listens at the other end of a Unix socket
+// that this process connected: its effective uid when it called listen(2).
+func Listener(conn *net.UnixConn) (uid int, err error) {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return -1, err
+	}
+	var cred *unix.Ucred
+	var inner error
+	err = raw.Control(func(s uintptr) { cred, inner = unix.GetsockoptUcred(int(s), unix.SOL_SOCKET, unix.SO_PEERCRED) })
+	if err := errors.Join(err, inner); err != nil {
+		return -1, err
+	}
+	return int(cred.Uid), nil
+}
+
 func refused(err error) error {
 	return fault.Wrap(err, fault.NotAttested, "", "the connecting process cannot be attested")
 }

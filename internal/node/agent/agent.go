@@ -127,7 +127,7 @@ func Open(cfg Config) (*Agent, error) {
 	a.gate = gate.New(gate.Config{Host: cfg.Host, Recorder: sp, Clock: cfg.Clock, Logger: cfg.Logger, Metrics: cfg.Metrics, Issuers: a.issuers})
 	a.gate.SetTrust(a.trust.Load)
 	a.proxy = proxy.New(proxy.Config{
-		Gate: a.gate, Source: a.keepers.source, Attest: a.attest, AppPort: a.appPort,
+		Gate: a.gate, Source: a.keepers.source, Attest: a.attest, AppPort: a.appPort, AppConn: appConn,
 		Clock: cfg.Clock, Logger: cfg.Logger, Metrics: cfg.Metrics,
 	})
 	a.workload = workload.NewServer(workload.Config{Backend: backend{a}, Host: cfg.Host, Clock: cfg.Clock, Logger: cfg.Logger})

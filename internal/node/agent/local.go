@@ -86,8 +86,11 @@ func (a *Agent) runsAs(service string) (snapshot.RunsAs, bool) {
 // appPort refuses a service whose application port another user's process
 // holds: forwarding to it would hand the service's calls to a stranger.
 func (a *Agent) appPort(s snapshot.Service) error {
-	if s.Inbound == nil || s.RunsAs.User == "" || strings.HasPrefix(s.Inbound.App, "unix:") {
+	if s.Inbound == nil || s.RunsAs.User == "" {
 		return nil
+	}
+	if path, ok := strings.CutPrefix(s.Inbound.App, "unix:"); ok {
+		return appSocket(s.RunsAs.User, path)
 	}
 	addr, err := netip.ParseAddrPort(s.Inbound.App)
 	if err != nil {
@@ -104,6 +107,40 @@ func (a *Agent) appPort(s snapshot.Service) error {
 	if uid != want {
 		return fault.New(fault.AppPortHeld, fmt.Sprintf("see who has it: ss -ltnp 'sport = :%d'", addr.Port()),
 			"the app port %s of %s is held by user %s, not by %s", addr, s.Name, attest.UserText(uid), attest.UserText(want))
+	}
+	return nil
+}
+
+// appSocket asks whoever answers on the application's socket. Nobody may, so far:
+// each connection is asked again by appConn.
+func appSocket(user, path string) error {
+	c, err := net.Dial("unix", path)
+	if err != nil {
+		return nil //nolint:nilerr // nothing is handed to nobody
+	}
+	defer c.Close()
+	return appConn(user, c)
+}
+
+// appConn refuses a connection to an application's Unix socket where another
+// user's process listens. The file's owner and mode would not do: whoever may
+// write to its directory can put another one in its place.
+func appConn(user string, c net.Conn) error {
+	u, ok := c.(*net.UnixConn)
+	if !ok {
+		return nil
+	}
+	uid, err := attest.Listener(u)
+	if err != nil {
+		return err
+	}
+	want, err := userID(user)
+	if err != nil {
+		return fault.Wrap(err, fault.AppPortHeld, "name an existing user in runs_as.user", "the user %s is not known on this host", user)
+	}
+	if uid != want {
+		return fault.New(fault.AppPortHeld, "ss -lxp src "+u.RemoteAddr().String(),
+			"the app socket %s is held by user %d, not by %s", u.RemoteAddr(), uid, user)
 	}
 	return nil
 }

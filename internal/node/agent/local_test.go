@@ -1,14 +1,68 @@
 package agent
 
 import (
+	"errors"
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
 	"github.com/parleymesh/parley/internal/fault"
+	"github.com/parleymesh/parley/internal/snapshot"
 )
+
+// The user whose process listens on an application's socket is the service's, when
+// the listener opens and at each connection.
+func TestAppSocket(t *testing.T) {
+	t.Parallel()
+	dir, err := os.MkdirTemp("", "pa")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	path := filepath.Join(dir, "s")
+	a := &Agent{}
+	port := func(user string) error {
+		return a.appPort(snapshot.Service{Inbound: &snapshot.Inbound{App: "unix:" + path}, RunsAs: snapshot.RunsAs{User: user}})
+	}
+	self, other := strconv.Itoa(os.Getuid()), strconv.Itoa(os.Getuid()+1)
+	if err := port(other); err != nil {
+		t.Errorf("nobody listens yet: %v", err)
+	}
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	for user, want := range map[string]fault.Code{self: "", "": "", other: fault.AppPortHeld, "no-such-user-here": fault.AppPortHeld} {
+		if got := codeOf(port(user)); got != want {
+			t.Errorf("the port of user %q: %q, want %q", user, got, want)
+		}
+		if user == "" {
+			continue
+		}
+		c, err := net.Dial("unix", path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := codeOf(appConn(user, c)); got != want {
+			t.Errorf("a connection of user %q: %q, want %q", user, got, want)
+		}
+		c.Close()
+	}
+}
+
+// codeOf is the code of the fault that err is, empty for none.
+func codeOf(err error) fault.Code {
+	var f *fault.Fault
+	errors.As(err, &f)
+	if f == nil {
+		return ""
+	}
+	return f.Code
+}
 
 func TestListenUnix(t *testing.T) {
 	t.Parallel()

@@ -16,7 +16,8 @@ import (
 // Codes of call.Outcome.Error: how a call failed after it was allowed.
 const (
 	UpstreamRefused   = "upstream_refused"   // no connection, or it refused our certificate
-	UpstreamUntrusted = "upstream_untrusted" // we refused its certificate
+	UpstreamUntrusted = "upstream_untrusted" // we refused its certificate, or the process that listens
+	UpstreamBusy      = "upstream_busy"      // all our connections to it are taken
 	UpstreamTimeout   = "upstream_timeout"   // it did not answer in time
 	UpstreamClosed    = "upstream_closed"    // it ended the connection in the middle
 	ClientClosed      = "client_closed"      // the caller went away
@@ -26,15 +27,31 @@ const (
 	Stopped           = "proxy_stopped"      // our listener was removed or stopped
 )
 
+// ErrBusy says that an upstream had as many connections as it may for longer than
+// a request waits.
+var ErrBusy = errors.New("the upstream has as many connections as it may")
+
+// A Stranger is why an application's socket was left alone: somebody else listens.
+type Stranger struct{ Err error }
+
+// Error implements error.
+func (s *Stranger) Error() string { return s.Err.Error() }
+
+// Unwrap is the reason.
+func (s *Stranger) Unwrap() error { return s.Err }
+
 // Failure names err, which came from reaching or using an upstream, and the HTTP
 // status for it.
 func Failure(err error) (code string, status int) {
 	var dns *net.DNSError
+	var stranger *Stranger
 	var timeout net.Error
 	switch {
 	case errors.Is(err, context.Canceled):
 		return ClientClosed, 0
-	case mtls.IsRefusal(err):
+	case errors.Is(err, ErrBusy):
+		return UpstreamBusy, http.StatusServiceUnavailable
+	case mtls.IsRefusal(err), errors.As(err, &stranger):
 		return UpstreamUntrusted, http.StatusBadGateway
 	case errors.Is(err, identity.ErrNoCredential), errors.Is(err, mtls.ErrNoTrust), errors.Is(err, identity.ErrExpired):
 		return NoCredential, http.StatusServiceUnavailable

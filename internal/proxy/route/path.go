@@ -4,6 +4,8 @@ import (
 	"net/http"
 	"strings"
 	"unicode/utf8"
+
+	"github.com/parleymesh/parley/internal/policy"
 )
 
 // maxTarget bounds a request target, in bytes (RFC 9110 section 4.1 asks for at
@@ -35,12 +37,17 @@ func Target(raw string) (path, query string, err error) {
 	return path, query, err
 }
 
-// CanonicalPath is the one form of a path that is decided on and forwarded:
-// visible ASCII, unreserved characters plain and every other encoding in upper
-// case (RFC 3986 section 6.2.2). Whatever servers are known to read differently
-// is refused: encoded slash, backslash, NUL, control, semicolon, percent, question
-// mark or hash; dot segments, plain or encoded; empty segments; a plain backslash
-// or semicolon; and what is not UTF-8 when decoded.
+// CanonicalPath is the one form of a path that is decided on and forwarded: two
+// paths that an application decodes to the same text have the same one. Each
+// character has one spelling, plain where policy.Plain says so and otherwise
+// percent-encoded in upper case. RFC 3986 section 2.2 would keep an encoded
+// delimiter apart from a plain one; applications do not, so a rule for
+// /keys:rotate would not hold for /keys%3Arotate.
+//
+// Whatever servers are known to read differently is refused: encoded slash,
+// backslash, NUL, control, semicolon, percent, question mark or hash; dot
+// segments, plain or encoded; empty segments; a plain backslash or semicolon; and
+// what is not UTF-8 when decoded.
 func CanonicalPath(raw string) (string, error) {
 	if raw == "" || raw[0] != '/' {
 		return "", badPath("the path does not start with a slash")
@@ -64,7 +71,7 @@ func CanonicalPath(raw string) (string, error) {
 			return "", badPath(reason)
 		}
 		decoded.WriteByte(c)
-		if unreserved(c) || !encoded && plain(c) {
+		if plain(c) {
 			canonical.WriteByte(c)
 		} else {
 			canonical.Write([]byte{'%', upperHex[c>>4], upperHex[c&15]})
@@ -131,16 +138,8 @@ func badPath(reason string) error {
 
 const upperHex = "0123456789ABCDEF"
 
-// unreserved is RFC 3986 section 2.3.
-func unreserved(c byte) bool {
-	return isAlnum(c) || c == '-' || c == '.' || c == '_' || c == '~'
-}
-
-// plain is what may stand unencoded: pchar of RFC 3986 section 3.3 and the
-// slash, without the semicolon.
-func plain(c byte) bool {
-	return unreserved(c) || strings.IndexByte("/!$&'()*+,=:@", c) >= 0
-}
+// plain is what may stand in a canonical path as it is.
+func plain(c byte) bool { return c == '/' || policy.Plain(c) }
 
 func isAlnum(c byte) bool {
 	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9'

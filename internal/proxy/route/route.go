@@ -39,13 +39,14 @@ func (r *Refusal) Error() string { return r.Reason }
 
 // Codes of refusals.
 const (
-	PathRefused      = "path_refused"        // 400
-	HostRefused      = "host_refused"        // 400
-	HeaderRefused    = "header_refused"      // 400
-	MethodRefused    = "method_refused"      // 405
-	UpgradeRefused   = "upgrade_refused"     // 501
-	WebSocketRefused = "websocket_refused"   // 400
-	OriginRefused    = "origin_refused"      // 403
-	ProcessRefused   = "process_not_service" // 403, or a closed connection
-	HandshakeRefused = "handshake_refused"   // a TLS alert
+	PathRefused      = "path_refused"         // 400
+	HostRefused      = "host_refused"         // 400
+	HeaderRefused    = "header_refused"       // 400
+	MethodRefused    = "method_refused"       // 405
+	UpgradeRefused   = "upgrade_refused"      // 501
+	WebSocketRefused = "websocket_refused"    // 400
+	OriginRefused    = "origin_refused"       // 403
+	ProcessRefused   = "process_not_service"  // 403, or a closed connection
+	HandshakeRefused = "handshake_refused"    // a TLS alert
+	Connections      = "connections_exceeded" // a closed connection
 )

@@ -1,6 +1,7 @@
 package route_test
 
 import (
+	"fmt"
 	"net/http"
 	"net/url"
 	"strings"
@@ -28,8 +29,9 @@ func TestCanonicalPath(t *testing.T) {
 		{"/a%20b", "/a%20b"},
 		{"/a|b", "/a%7Cb"},
 		{"/[1]", "/%5B1%5D"},
-		{"/a:b@c!$&'()*+,=", "/a:b@c!$&'()*+,="},
-		{"/%21", "/%21"},
+		{"/a:b@c!$&'()*+,=", "/a:b@c!$&'()%2A%2B,="},
+		{"/a%3Ab%40c%21%24%26%27%28%29%2A%2B%2c%3d", "/a:b@c!$&'()%2A%2B,="},
+		{"/v1/keys%3arotate", "/v1/keys:rotate"},
 		{"/%2E%62", "/.b"},
 		{"", ""},
 		{"a", ""},
@@ -325,8 +327,67 @@ func FuzzTarget(f *testing.F) {
 		if u.RequestURI() != path+query {
 			t.Fatalf("%q is forwarded as %q", path+query, u.RequestURI())
 		}
-		if !strings.Contains(path, "*") && policy.ValidPattern(path) != nil {
-			t.Fatalf("no rule can name %q: %v", path, policy.ValidPattern(path))
+		if err := policy.ValidPath(path); err != nil {
+			t.Fatalf("no rule can name %q: %v", path, err)
+		}
+	})
+}
+
+// spellings are decoded in every way in which a byte can be written; a bit of
+// choice says whether it is encoded, another in which case.
+func spelling(decoded string, choice []byte) string {
+	var b strings.Builder
+	for i := range len(decoded) {
+		var how byte
+		if len(choice) > 0 {
+			how = choice[i%len(choice)]
+		}
+		switch c := decoded[i]; {
+		case how&1 == 0 && c != '%':
+			b.WriteByte(c)
+		case how&2 == 0:
+			fmt.Fprintf(&b, "%%%02X", c)
+		default:
+			fmt.Fprintf(&b, "%%%02x", c)
+		}
+	}
+	return b.String()
+}
+
+// Two paths that an application decodes alike are one canonical path, or refused.
+func FuzzSpelling(f *testing.F) {
+	f.Add("/v1/keys:rotate", []byte{0, 1}, []byte{0})
+	f.Add("/a!$&'()*+,=:@b", []byte{1}, []byte{0})
+	f.Add("/a/b", []byte{0, 0, 1}, []byte{0})
+	f.Add("/\u00e9 |[]\"<>^`{}", []byte{1}, []byte{3})
+	f.Add("/a%2Fb", []byte{0}, []byte{1})
+	f.Fuzz(func(t *testing.T, decoded string, one, other []byte) {
+		first, err := route.CanonicalPath(spelling(decoded, one))
+		if err != nil {
+			return
+		}
+		if got, err := url.PathUnescape(first); err != nil || got != decoded {
+			t.Fatalf("%q stands for %q, not for %q", first, got, decoded)
+		}
+		if second, err := route.CanonicalPath(spelling(decoded, other)); err == nil && second != first {
+			t.Fatalf("%q is both %q and %q", decoded, first, second)
+		}
+		// What a rule can name is what a path can be.
+		if policy.ValidPath(first) != nil {
+			t.Fatalf("no rule can name %q", first)
+		}
+	})
+}
+
+// A literal pattern is one that some path has as its canonical form.
+func FuzzPattern(f *testing.F) {
+	for _, s := range []string{"/a", "/%3A", "/a+b", "/a;b", "/%2A", "/%C3%A9", "/%25", "/[", "/a/", "/%FF"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, pattern string) {
+		canonical, err := route.CanonicalPath(pattern)
+		if is := err == nil && canonical == pattern; is != (policy.ValidPath(pattern) == nil) {
+			t.Fatalf("%q: %v, but its canonical form is %q, %v", pattern, policy.ValidPath(pattern), canonical, err)
 		}
 	})
 }

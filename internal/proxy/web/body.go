@@ -24,7 +24,8 @@ type body struct {
 	trailer  http.Header   // of the forwarded request; only its keys are filled
 	control  *http.ResponseController
 	clk      clock.Clock
-	deadline bool // HTTP/1.1: a body that stands still ends
+	http1    bool
+	deadline bool // a body that stands still ends
 
 	n      atomic.Int64
 	gone   atomic.Bool // the client left in the middle
@@ -34,6 +35,7 @@ type body struct {
 
 	mu    sync.Mutex // held while src is read; guards what follows
 	armed time.Time
+	begun bool // src was read from
 }
 
 // Read implements io.Reader.
@@ -44,6 +46,7 @@ func (b *body) Read(p []byte) (int, error) {
 		return 0, errBodyOver
 	}
 	b.arm()
+	b.begun = true
 	n, err := b.src.Read(p)
 	b.n.Add(int64(n))
 	switch {
@@ -75,6 +78,16 @@ func (b *body) Close() error {
 	return nil
 }
 
+// reopen undoes Close where nobody has read, and says whether that is so.
+func (b *body) reopen() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !b.begun {
+		b.over.Store(false)
+	}
+	return !b.begun
+}
+
 // Over HTTP/1.1 the rest of a body that the response did not wait for is thrown
 // away by net/http, which closes gently then: a close with unread bytes would
 // take the response along. A read under way gets a moment for that, and the rest
@@ -91,20 +104,22 @@ func (b *body) release() {
 	b.over.Store(true)
 	if !b.mu.TryLock() {
 		grace := time.Unix(1, 0)
-		if b.deadline {
+		if b.http1 {
 			grace = b.clk.Now().Add(readGrace)
 		}
 		_ = b.control.SetReadDeadline(grace)
 		b.mu.Lock()
 	}
 	defer b.mu.Unlock()
-	if b.deadline && !b.whole.Load() {
+	if b.http1 && !b.whole.Load() {
 		_ = b.control.SetReadDeadline(b.clk.Now().Add(restTime))
 	}
 }
 
-// arm moves the deadline when a good part of it has passed. A gRPC stream may be
-// silent for as long as it likes, so HTTP/2 has none; pings find dead peers there.
+// arm moves the deadline when a good part of it has passed. Members of the mesh may
+// keep each other waiting, and a stream of gRPC is silent for as long as it likes,
+// so over HTTP/2 they have none and pings find dead peers; how many of them there
+// are is bounded. Strangers may not.
 func (b *body) arm() {
 	if !b.deadline {
 		return

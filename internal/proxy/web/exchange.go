@@ -41,6 +41,7 @@ type exchange struct {
 
 func (s *Server) handle(w http.ResponseWriter, r *http.Request) {
 	c, _ := r.Context().Value(connKey{}).(*conn)
+	c.reading.Store(false)
 	x := &exchange{server: s, site: s.site.Load(), conn: c, w: w, r: r, control: http.NewResponseController(w)}
 	x.begin()
 	x.armWrite()

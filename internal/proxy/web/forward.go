@@ -21,8 +21,8 @@ const copySize = 32 << 10
 // keyMark is in every API key of Parley's.
 const keyMark = "parley_key_"
 
-// A carrier remembers the connection that carries a request; a request that
-// net/http sends again moves to another one.
+// A carrier remembers the connection that carries a request; one that is sent
+// again moves to another.
 type carrier struct {
 	mu   sync.Mutex // guards what follows
 	conn net.Conn
@@ -47,7 +47,7 @@ func (x *exchange) forward() {
 		x.fail(errors.New("an allowed request without a route"))
 		return
 	}
-	t, err := up.transport(x.carriage())
+	p, err := up.transport(x.carriage())
 	if err != nil {
 		x.fail(err)
 		return
@@ -58,7 +58,7 @@ func (x *exchange) forward() {
 		// None of the body is thrown away because the response begins early.
 		_ = x.control.EnableFullDuplex()
 	}
-	resp, err := t.RoundTrip(out)
+	resp, err := p.roundTrip(out, x.upstream.set)
 	interim.close()
 	defer x.over(resp)
 	if err != nil {
@@ -130,21 +130,20 @@ func (x *exchange) outgoing(up Upstream, interim *interim) *http.Request {
 	if x.r.ContentLength != 0 && x.r.Body != nil && x.r.Body != http.NoBody {
 		x.body = &body{
 			src: x.r.Body, from: x.r, trailer: x.trailer, control: x.control,
-			clk: x.server.cfg.Clock, deadline: x.r.ProtoMajor == 1,
+			clk: x.server.cfg.Clock, http1: x.r.ProtoMajor == 1,
+			deadline: x.r.ProtoMajor == 1 || x.site.End == call.Edge && !x.req.GRPC,
 		}
 		out.Body, out.Trailer = x.body, x.trailer
 	}
-	trace := &httptrace.ClientTrace{
-		GotConn:        func(i httptrace.GotConnInfo) { x.upstream.set(i.Conn) },
-		Got1xxResponse: interim.send,
-	}
+	trace := &httptrace.ClientTrace{Got1xxResponse: interim.send}
 	return out.WithContext(httptrace.WithClientTrace(x.r.Context(), trace))
 }
 
 // edgeFields tell services about the client of an edge. What the client said of
-// itself in these fields was dropped before. A Parley key has done its work here
-// and stays here, and so does a token unless the route says otherwise: whoever has
-// it could use it wherever it is good.
+// itself in these fields was dropped before. A Parley key stays here, on a route
+// that asks for none too: it is a secret between its holder and the gateway. So
+// does a token unless the route says otherwise: whoever has it could use it
+// wherever it is good.
 func (x *exchange) edgeFields(h http.Header) {
 	if client := x.req.Client; client.IsValid() {
 		h[route.ForwardedFor] = []string{client.String()}
@@ -158,9 +157,16 @@ func (x *exchange) edgeFields(h http.Header) {
 	}
 	if x.req.Caller.KeyID != "" {
 		delete(h, "X-Api-Key")
-		// A credential of the application's own may stand beside the key.
-		if slices.ContainsFunc(h["Authorization"], func(v string) bool { return strings.Contains(v, keyMark) }) {
-			delete(h, "Authorization")
+	}
+	dropKeys(h)
+}
+
+// dropKeys takes the fields away that hold an API key of Parley's. A credential of
+// the application's own stays beside it.
+func dropKeys(h http.Header) {
+	for name, values := range h {
+		if slices.ContainsFunc(values, func(v string) bool { return strings.Contains(v, keyMark) }) {
+			delete(h, name)
 		}
 	}
 }

@@ -41,12 +41,12 @@ func TestSilentStream(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		transport.DialContext = ln.dial
+		transport.dial = ln.dial
 		for name, body := range map[string]io.Reader{"unary": nil, "open": blocked{make(chan struct{})}} {
 			req, _ := http.NewRequestWithContext(t.Context(), "POST", "http://app/shop.Orders/Watch", body)
 			req.Header = http.Header{"Content-Type": {"application/grpc"}, "Te": {"trailers"}}
 			began := time.Now()
-			resp, err := transport.RoundTrip(req)
+			resp, err := transport.roundTrip(req, func(net.Conn) {})
 			if b, ok := body.(blocked); ok {
 				close(b.until)
 			}
@@ -75,8 +75,8 @@ func TestPatience(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if transport.ResponseHeaderTimeout != want || transport.HTTP2.SendPingTimeout <= 5*time.Minute {
-				t.Errorf("%s, %d: waits %s, asks each %s", name, c, transport.ResponseHeaderTimeout, transport.HTTP2.SendPingTimeout)
+			if transport.t.ResponseHeaderTimeout != want || transport.t.HTTP2.SendPingTimeout <= 5*time.Minute {
+				t.Errorf("%s, %d: waits %s, asks each %s", name, c, transport.t.ResponseHeaderTimeout, transport.t.HTTP2.SendPingTimeout)
 			}
 		}
 	}
@@ -96,7 +96,7 @@ type pipes struct {
 	done  chan struct{}
 }
 
-func (p *pipes) dial(context.Context, string, string) (net.Conn, error) {
+func (p *pipes) dial(context.Context) (net.Conn, error) {
 	in, out := newBuffer(), newBuffer()
 	p.conns <- &memory{in: out, out: in}
 	return &memory{in: in, out: out}, nil

@@ -66,6 +66,8 @@ func wording(code string) (title, detail string) {
 		return "The WebSocket handshake is not valid", "The request asks for WebSocket, and is no opening handshake of its version 13."
 	case route.OriginRefused:
 		return "This page may not call here", "The page that opens the WebSocket is of an origin that is not allowed here."
+	case route.UpstreamBusy:
+		return "The service is busy", "The call was allowed, and all connections to the service are taken; try again soon."
 	case route.UpstreamTimeout:
 		return "The service did not answer in time", "The call was allowed, and the service did not answer in time."
 	case route.NoCredential:

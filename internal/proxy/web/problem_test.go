@@ -37,7 +37,7 @@ func TestWording(t *testing.T) {
 	for _, code := range []string{
 		"call_not_allowed", "credentials_required", "credentials_invalid", "credential_expired", "route_not_found", "not_ready", "audit_unavailable",
 		route.ProcessRefused, route.PathRefused, route.HostRefused, route.HeaderRefused, route.MethodRefused, route.UpgradeRefused, route.WebSocketRefused, route.OriginRefused,
-		route.UpstreamRefused, route.UpstreamUntrusted, route.UpstreamTimeout, route.UpstreamClosed, route.ClientClosed, route.TrustWithdrawn, route.NoCredential,
+		route.UpstreamRefused, route.UpstreamUntrusted, route.UpstreamTimeout, route.UpstreamBusy, route.UpstreamClosed, route.ClientClosed, route.TrustWithdrawn, route.NoCredential,
 	} {
 		req := &call.Request{End: call.Edge, Target: "orders", Method: "GET", Path: "/a\"<b>"}
 		p := newProblem(req, "ID1", code, 403)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"net"
 	"net/http"
 	"strings"
@@ -14,6 +15,7 @@ import (
 	"github.com/parleymesh/parley/internal/clock"
 	"github.com/parleymesh/parley/internal/identity"
 	"github.com/parleymesh/parley/internal/mtls"
+	"github.com/parleymesh/parley/internal/proxy/route"
 )
 
 // Limits of the client half.
@@ -33,7 +35,7 @@ const (
 	// which may never come (RFC 9110 section 10.1.1). curl waits as long, and nginx
 	// sends none over HTTP/2.
 	continueWait   = time.Second
-	maxIdle        = 1024
+	maxIdle        = 1024 // connections without a request, of an upstream
 	maxAnswerBytes = 256 << 10
 	// leafMargin is how long before the end of a leaf its connections are left:
 	// a request that was just sent still arrives in time.
@@ -54,7 +56,7 @@ const (
 // An Upstream is something that requests are forwarded to.
 type Upstream interface {
 	// transport carries a request.
-	transport(carriage) (*http.Transport, error)
+	transport(carriage) (*pool, error)
 	// scheme of the requests, http or https.
 	scheme() string
 	// mesh says that the other end is Parley, whose own fields pass.
@@ -73,6 +75,11 @@ type Upstream interface {
 // leaf of a generation comes near its end, new requests use a new generation and
 // the old one drains. So no request is sent on a connection whose leaf has ended.
 type Mesh struct {
+	// Limit, where set, is how many connections there may be at a time, counted for
+	// each version of HTTP. A request waits a while for one, and then fails with
+	// route.ErrBusy. Set it before the first use.
+	Limit func() int
+
 	src       identity.Source
 	clk       clock.Clock
 	endpoints []string
@@ -87,8 +94,8 @@ type generation struct {
 	credential *identity.Credential
 	epoch      uint64
 	ends       atomic.Int64 // earliest end of a leaf, Unix nanoseconds
-	h1, h2     *http.Transport
-	streams    *http.Transport
+	h1, h2     *pool
+	streams    *pool
 }
 
 // NewMesh reaches the service expect at endpoints with src's credential.
@@ -114,7 +121,7 @@ func (m *Mesh) Close() {
 	}
 }
 
-func (m *Mesh) transport(c carriage) (*http.Transport, error) {
+func (m *Mesh) transport(c carriage) (*pool, error) {
 	g, err := m.generation()
 	if err != nil {
 		return nil, err
@@ -156,30 +163,27 @@ func (m *Mesh) generation() (*generation, error) {
 	// Our own leaf's end is not lowered by the margin: it is renewed long before,
 	// and if not, the last seconds are better used than refused.
 	g.ends.Store(cred.NotAfter().UnixNano())
-	g.h1 = m.newTransport(g, m.h1, mtls.HTTP1)
-	g.h2 = m.newTransport(g, m.h2, mtls.HTTP2)
-	g.streams = m.newTransport(g, m.h2, mtls.HTTP2)
-	g.streams.ResponseHeaderTimeout = 0
+	g.h1 = m.newPool(g, m.h1, mtls.HTTP1)
+	g.h2 = m.newPool(g, m.h2, mtls.HTTP2)
+	g.streams = m.newPool(g, m.h2, mtls.HTTP2)
+	g.streams.t.ResponseHeaderTimeout = 0
 	if old := m.current.Swap(g); old != nil {
 		old.retire()
 	}
 	return g, nil
 }
 
-func (m *Mesh) newTransport(g *generation, d *mtls.Dialer, alpn string) *http.Transport {
-	t := newTransport(meshIdle)
-	t.DialTLSContext = func(ctx context.Context, network, _ string) (net.Conn, error) {
-		c, err := m.dial(ctx, d, network, alpn)
-		if err == nil {
-			g.lower(mtls.Ends(c).Add(-leafMargin))
-			return c, nil
+func (m *Mesh) newPool(g *generation, d *mtls.Dialer, alpn string) *pool {
+	p := newPool(newTransport(meshIdle), m.scheme(), alpn == mtls.HTTP2, m.clk, func(ctx context.Context) (net.Conn, error) {
+		c, err := m.dial(ctx, d, "tcp", alpn)
+		if err != nil {
+			return nil, err
 		}
-		return nil, err
-	}
-	t.Protocols = new(http.Protocols)
-	t.Protocols.SetHTTP1(alpn == mtls.HTTP1)
-	t.Protocols.SetHTTP2(alpn == mtls.HTTP2)
-	return t
+		g.lower(mtls.Ends(c).Add(-leafMargin))
+		return c, nil
+	})
+	p.limit = m.Limit
+	return p
 }
 
 // dial tries the endpoints in turn, from the next one on. Nothing was sent where
@@ -215,46 +219,54 @@ func (g *generation) lower(end time.Time) {
 	}
 }
 
-// retire closes what is idle; net/http closes the rest when it becomes idle.
+// retire closes what is idle, and the rest when it becomes idle.
 func (g *generation) retire() {
-	g.h1.CloseIdleConnections()
-	g.h2.CloseIdleConnections()
-	g.streams.CloseIdleConnections()
+	g.h1.close()
+	g.h2.close()
+	g.streams.close()
 }
 
 // App is an application behind its sidecar, in plaintext.
 type App struct {
+	// Limit is as of Mesh.
+	Limit func() int
+	// Check, where set, says why a connection is not to the application. It is asked
+	// before anything is sent. Set it before the first use.
+	Check func(net.Conn) error
+
 	addr                  string
-	t, streams, upgrading *http.Transport
+	p, streams, upgrading *pool
 }
 
 // NewApp reaches addr: host:port, or unix: and an absolute path. With h2 it
 // speaks HTTP/2 from the first byte, but for WebSocket, otherwise HTTP/1.1. Deadlines are set by clk.
 func NewApp(addr string, h2 bool, clk clock.Clock) *App {
-	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
-		c, err := DialApp(ctx, addr)
-		if err != nil {
-			return nil, err
-		}
-		return &patient{Conn: c, clk: clk}, nil
-	}
-	a := &App{addr: addr, t: appTransport(h2, dial)}
-	a.streams, a.upgrading = a.t, a.t
+	a := &App{addr: addr}
+	a.p = a.newPool(h2, clk)
+	a.streams, a.upgrading = a.p, a.p
 	if h2 {
-		a.upgrading = appTransport(false, dial)
-		a.streams = appTransport(h2, dial)
-		a.streams.ResponseHeaderTimeout = 0
+		a.upgrading = a.newPool(false, clk)
+		a.streams = a.newPool(true, clk)
+		a.streams.t.ResponseHeaderTimeout = 0
 	}
 	return a
 }
 
-func appTransport(h2 bool, dial func(ctx context.Context, network, addr string) (net.Conn, error)) *http.Transport {
-	t := newTransport(appIdle)
-	t.DialContext = dial
-	t.Protocols = new(http.Protocols)
-	t.Protocols.SetHTTP1(!h2)
-	t.Protocols.SetUnencryptedHTTP2(h2)
-	return t
+func (a *App) newPool(h2 bool, clk clock.Clock) *pool {
+	p := newPool(newTransport(appIdle), a.scheme(), h2, clk, func(ctx context.Context) (net.Conn, error) {
+		c, err := a.Dial(ctx)
+		if err != nil {
+			return nil, err
+		}
+		return &patient{Conn: c, clk: clk}, nil
+	})
+	p.limit = func() int {
+		if a.Limit == nil {
+			return math.MaxInt
+		}
+		return a.Limit()
+	}
+	return p
 }
 
 // A patient connection to an application gives up on a write once nothing was
@@ -275,25 +287,35 @@ func (p *patient) Write(b []byte) (int, error) {
 	return p.Conn.Write(b)
 }
 
-// DialApp connects to an application's address.
-func DialApp(ctx context.Context, addr string) (net.Conn, error) {
+// Dial connects to the application. A connection that Check refuses is closed, and
+// the error is a *route.Stranger.
+func (a *App) Dial(ctx context.Context) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, mtls.DialTimeout)
 	defer cancel()
-	var d net.Dialer
+	network, addr := "tcp", a.addr
 	if path, ok := strings.CutPrefix(addr, "unix:"); ok {
-		return d.DialContext(ctx, "unix", path)
+		network, addr = "unix", path
 	}
-	return d.DialContext(ctx, "tcp", addr)
+	var d net.Dialer
+	c, err := d.DialContext(ctx, network, addr)
+	if err != nil || a.Check == nil {
+		return c, err
+	}
+	if err := a.Check(c); err != nil {
+		_ = c.Close()
+		return nil, &route.Stranger{Err: err}
+	}
+	return c, nil
 }
 
-func (a *App) transport(c carriage) (*http.Transport, error) {
+func (a *App) transport(c carriage) (*pool, error) {
 	switch c {
 	case streaming:
 		return a.streams, nil
 	case upgrading:
 		return a.upgrading, nil
 	}
-	return a.t, nil
+	return a.p, nil
 }
 
 func (a *App) scheme() string  { return "http" }
@@ -302,15 +324,13 @@ func (a *App) address() string { return a.addr }
 
 // Close implements Upstream.
 func (a *App) Close() {
-	a.t.CloseIdleConnections()
-	a.streams.CloseIdleConnections()
-	a.upgrading.CloseIdleConnections()
+	a.p.close()
+	a.streams.close()
+	a.upgrading.close()
 }
 
 func newTransport(idle time.Duration) *http.Transport {
 	return &http.Transport{
-		MaxIdleConns:           0, // as many as MaxIdleConnsPerHost: there is one host
-		MaxIdleConnsPerHost:    maxIdle,
 		IdleConnTimeout:        idle,
 		ResponseHeaderTimeout:  answerTimeout,
 		ExpectContinueTimeout:  continueWait,

@@ -40,11 +40,14 @@ const (
 	maxHeaderBytes    = 64 << 10
 	// maxStreams is how many requests a connection of HTTP/2 has under way. An
 	// application at its own outbound listener, whose gRPC client waits for room
-	// instead of opening another connection, has ownStreams.
-	maxStreams = 100
-	ownStreams = 1000
+	// instead of opening another connection, has ownStreams. A stranger at an edge,
+	// who opens as many connections as he likes and of whose streams each can hold
+	// one to an application, has edgeStreams.
+	maxStreams  = 100
+	ownStreams  = 1000
+	edgeStreams = 50
 	// stall is how long a body may stand still in either direction of an
-	// HTTP/1.1 connection.
+	// HTTP/1.1 connection, and on the way in over HTTP/2 at an edge.
 	stall = 5 * time.Minute
 	// pingAfter and pingTimeout find dead HTTP/2 peers; writeTimeout those that
 	// do not read.
@@ -91,6 +94,10 @@ type Config struct {
 	Gate   route.Gate
 	Clock  clock.Clock
 	Logger *slog.Logger
+	// Unreadable, where set, is called for each connection of HTTP/1.1 that ended in
+	// a request which never became one: malformed, too large, or broken off.
+	// net/http answers those by itself, and no Gate hears of them.
+	Unreadable func()
 	// Joiner relays what became a WebSocket connection.
 	Joiner Joiner
 }
@@ -115,6 +122,7 @@ type Server struct {
 	http  *http.Server
 	site  atomic.Pointer[Site]
 	conns atomic.Int64
+	open  sync.Map // net.Conn to *conn
 
 	// tunnels is held for reading by each WebSocket connection; cut ends those that
 	// are left when the server is over.
@@ -174,6 +182,7 @@ func serverHTTP2(end call.End) *http.HTTP2Config {
 	case call.Outbound:
 		c.MaxConcurrentStreams = ownStreams
 	case call.Edge:
+		c.MaxConcurrentStreams = edgeStreams
 		c.MaxReceiveBufferPerStream, c.MaxReceiveBufferPerConnection = edgeStreamWindow, edgeConnWindow
 	}
 	return c
@@ -216,6 +225,7 @@ func (s *Server) Connections() int { return int(s.conns.Load()) }
 // conn is what the requests of one connection share.
 type conn struct {
 	net      net.Conn
+	reading  atomic.Bool // a request's first byte came, and not yet the request
 	attested Attested
 	remote   netip.AddrPort
 	peer     call.Peer
@@ -232,15 +242,30 @@ func (s *Server) connContext(ctx context.Context, c net.Conn) context.Context {
 		ap := tcp.AddrPort()
 		info.remote = netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
 	}
+	s.open.Store(c, info)
 	return context.WithValue(ctx, connKey{}, info)
 }
 
-func (s *Server) connState(_ net.Conn, state http.ConnState) {
+func (s *Server) connState(c net.Conn, state http.ConnState) {
+	known, _ := s.open.Load(c)
+	info, ok := known.(*conn)
 	switch state {
 	case http.StateNew:
 		s.conns.Add(1)
+	case http.StateActive:
+		if ok {
+			info.reading.Store(true)
+		}
+	case http.StateIdle:
+		if ok {
+			info.reading.Store(false)
+		}
 	case http.StateClosed, http.StateHijacked:
 		s.conns.Add(-1)
+		s.open.Delete(c)
+		if ok && info.reading.Load() && s.cfg.Unreadable != nil {
+			s.cfg.Unreadable()
+		}
 	}
 }
 

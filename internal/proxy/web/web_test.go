@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -42,8 +43,19 @@ func front(t *testing.T, gate *xtest.Gate, clk clock.Clock, app string) string {
 	t.Helper()
 	up := web.NewApp(app, false, clk)
 	t.Cleanup(up.Close)
+	return edgeOf(t, gate, clk, up)
+}
+
+// edgeOf is an edge before up.
+func edgeOf(t *testing.T, gate *xtest.Gate, clk clock.Clock, up web.Upstream) string {
+	t.Helper()
+	return edgeWith(t, web.Config{Gate: gate, Clock: clk, Logger: slog.New(slog.DiscardHandler)}, up)
+}
+
+func edgeWith(t *testing.T, cfg web.Config, up web.Upstream) string {
+	t.Helper()
 	hop := web.Hop{Target: "orders", PolicyTarget: "orders", Upstream: up}
-	s := web.NewServer(web.Config{Gate: gate, Clock: clk, Logger: slog.New(slog.DiscardHandler)}, &web.Site{
+	s := web.NewServer(cfg, &web.Site{
 		End: call.Edge, Listener: "gateway.edge", Local: "edge",
 		Match: func(string, string, string) web.Hop { return hop },
 	})
@@ -227,6 +239,54 @@ func TestStuckApplication(t *testing.T) {
 	}
 }
 
+// What net/http answers by itself leaves no event; it is counted, and nothing else
+// is.
+func TestUnreadable(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct {
+		raw                    string
+		status, count, entries int
+	}{
+		"no host":     {"GET / HTTP/1.1\r\n\r\n", 400, 1, 0},
+		"no request":  {"hello, is anybody there?\r\n\r\n", 400, 1, 0},
+		"expectation": {"GET / HTTP/1.1\r\nHost: a\r\nExpect: more\r\n\r\n", 417, 1, 0},
+		"coding":      {"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip\r\n\r\n", 501, 1, 0},
+		"too large":   {"GET / HTTP/1.1\r\nHost: a\r\nX: " + strings.Repeat("x", 70<<10) + "\r\n\r\n", 431, 1, 0},
+		"broken off":  {"GET / HTTP/1.1\r\nHost:", 0, 1, 0},
+		"second":      {"GET / HTTP/1.1\r\nHost: a\r\n\r\nGET / HTTP/1.1\r\n\r\n", 404, 1, 1},
+		"good":        {"GET / HTTP/1.1\r\nHost: a\r\n\r\n", 404, 0, 1},
+		"last":        {"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", 404, 0, 1},
+		"refused":     {"GET // HTTP/1.1\r\nHost: a\r\n\r\n", 400, 0, 1},
+		"silent":      {"", 0, 0, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var count atomic.Int32
+			gate, app := xtest.NewGate(t), web.NewApp(listen(t, (&http.Server{}).Serve), false, clock.System{})
+			t.Cleanup(app.Close)
+			c := dial(t, edgeWith(t, web.Config{
+				Gate: gate, Clock: clock.System{}, Logger: slog.New(slog.DiscardHandler), Unreadable: func() { count.Add(1) },
+			}, app))
+			_, _ = io.WriteString(c, tt.raw)
+			if tt.status != 0 {
+				if resp, err := http.ReadResponse(c.in, nil); err != nil || resp.StatusCode != tt.status {
+					t.Fatalf("got %v %v, want %d", resp, err, tt.status)
+				}
+			}
+			_ = c.Conn.(*net.TCPConn).CloseWrite()
+			_, _ = io.Copy(io.Discard, c.in) // until the connection is over
+			for n := 0; int(count.Load()) != tt.count && n < 200; n++ {
+				time.Sleep(5 * time.Millisecond)
+			}
+			time.Sleep(5 * time.Millisecond)
+			if int(count.Load()) != tt.count {
+				t.Errorf("counted %d, want %d", count.Load(), tt.count)
+			}
+			gate.Finished(tt.entries)
+		})
+	}
+}
+
 // A client of HTTP/2 that grants no room for an answer keeps neither the stream
 // nor what serves it.
 func TestNoRoomForAnswer(t *testing.T) {
@@ -252,23 +312,47 @@ func testNoRoom(t *testing.T, app http.HandlerFunc) {
 		return call.Verdict{Allow: app != nil, Status: 403, Code: "call_not_allowed"}
 	})
 	c := dial(t, serve(t, gate, behind{by: 5*time.Minute - 300*time.Millisecond}, app))
-	const settings, headers, resetStream = 4, 1, 3
+	const settings, headers = 4, 1
 	c.send("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
 	c.frame(settings, 0, 0, "\x00\x04\x00\x00\x00\x00")    // SETTINGS_INITIAL_WINDOW_SIZE = 0
 	c.frame(headers, 4|1, 1, "\x82\x86\x84\x01\x06orders") // GET http / orders, the whole request
+	c.untilReset()
+	gate.Finished(1)
+}
+
+// A stranger who begins a body over HTTP/2 and sends no more of it does not keep
+// the application's connection.
+func TestBodyStandsStillHTTP2(t *testing.T) {
+	t.Parallel()
+	gate := xtest.NewGate(t)
+	c := dial(t, serve(t, gate, behind{by: 5*time.Minute - 300*time.Millisecond}, func(_ http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+	}))
+	c.send("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+	c.frame(4, 0, 0, "")                           // SETTINGS
+	c.frame(1, 4, 1, "\x83\x86\x84\x01\x06orders") // POST http / orders, without its end
+	c.frame(0, 0, 1, "x")                          // DATA
+	c.untilReset()
+	if e := gate.Finished(1)[0]; e.Outcome.Error != "client_closed" || e.Outcome.BytesIn != 1 {
+		t.Errorf("recorded %+v", e.Outcome)
+	}
+}
+
+// untilReset reads frames of HTTP/2 up to a RST_STREAM.
+func (w *wire) untilReset() {
+	w.t.Helper()
 	for {
 		head := make([]byte, 9)
-		if _, err := io.ReadFull(c.in, head); err != nil {
-			t.Fatalf("the stream was not reset: %v", err)
+		if _, err := io.ReadFull(w.in, head); err != nil {
+			w.t.Fatalf("the stream was not reset: %v", err)
 		}
-		if head[3] == resetStream {
-			break
+		if head[3] == 3 {
+			return
 		}
-		if _, err := c.in.Discard(int(head[0])<<16 | int(head[1])<<8 | int(head[2])); err != nil {
-			t.Fatal(err)
+		if _, err := w.in.Discard(int(head[0])<<16 | int(head[1])<<8 | int(head[2])); err != nil {
+			w.t.Fatal(err)
 		}
 	}
-	gate.Finished(1)
 }
 
 // frame sends a frame of HTTP/2 (RFC 9113 section 4.1).
