@@ -41,7 +41,11 @@ func newCluster(t testing.TB, conf ...string) *cluster {
 	conf = append([]string{fmt.Sprintf("port=%d", c.port), "listen_addresses='127.0.0.1'", "unix_socket_directories='" + dir + "'", "max_connections=400"}, conf...)
 	c.write("postgresql.conf", strings.Join(conf, "\n")+"\n")
 	c.start()
-	t.Cleanup(func() { _, _ = c.run("pg_ctl", "-D", c.data(), "-m", "immediate", "stop") }) // it may have been killed
+	t.Cleanup(func() {
+		if out, err := c.run("pg_ctl", "-D", c.data(), "-m", "immediate", "stop"); err != nil {
+			t.Errorf("stop postgres: %v\n%s", err, out)
+		}
+	})
 	c.sql("", "CREATE ROLE parley LOGIN PASSWORD '"+password+"'")
 	return c
 }
