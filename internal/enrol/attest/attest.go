@@ -26,7 +26,7 @@ type Config struct {
 type Attestor struct {
 	clk     clock.Clock
 	digests digests
-	scans   scanner
+	scans   scanners
 	// overflow is the uid that the kernel shows for users that this user
 	// namespace does not map, or -1 where every user is mapped.
 	overflow int
@@ -35,7 +35,7 @@ type Attestor struct {
 // New is an Attestor.
 func New(c Config) *Attestor {
 	a := &Attestor{clk: c.Clock, overflow: -1}
-	a.scans.clk = c.Clock
+	a.scans.init(c.Clock)
 	a.digests.init()
 	if !allUsersMapped() {
 		a.overflow = overflowUID()

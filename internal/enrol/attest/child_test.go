@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -48,6 +49,19 @@ var tasks = map[string]func(args []string) error{
 	},
 	// hold: keeps what it inherited until its input ends.
 	"hold": func([]string) error { return untilEOF() },
+	// crowd number: opens that many descriptors and holds on until its input ends.
+	"crowd": func(args []string) error {
+		n, err := strconv.Atoi(args[0])
+		if err != nil {
+			return err
+		}
+		for range n {
+			if _, err := unix.Dup(0); err != nil {
+				return err
+			}
+		}
+		return untilEOF()
+	},
 	// bye network address: connects and ends at once.
 	"bye": func(args []string) error {
 		_, err := net.Dial(args[0], args[1])

@@ -1,6 +1,9 @@
 package attest
 
-import "net/netip"
+import (
+	"net/netip"
+	"time"
+)
 
 // What the tests of parsers and of old kernels reach.
 var (
@@ -25,3 +28,6 @@ func ParseReply(b []byte) (state uint8, src, dst netip.AddrPort, uid int, inode 
 
 // OpenOlder is the way of kernels without SO_PEERPIDFD.
 func OpenOlder(pid, uid int, began uint64) (int, error) { return openOlder(pid, uid, ticks(began)) }
+
+// SetScanLimit bounds a look through one user's processes.
+func (a *Attestor) SetScanLimit(d time.Duration) { a.scans.limit = d }

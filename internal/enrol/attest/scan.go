@@ -14,11 +14,16 @@ import (
 	"github.com/parleymesh/parley/internal/clock"
 )
 
-// scanLimit is how long one look through /proc may take.
-const scanLimit = time.Second
+const (
+	// scanLimit is how long one look through a user's processes may take. After one
+	// that took longer, the user's connections are refused for as long again.
+	scanLimit = time.Second
+	// maxRounds is how often one look goes back for processes that began meanwhile.
+	maxRounds = 8
+)
 
-// maxRounds is how often one look goes back for processes that began meanwhile.
-const maxRounds = 8
+// errLate says that a user has more open than can be looked through.
+var errLate = errors.New("looking through the descriptors of its user's processes took too long")
 
 // A holder is a process, its descriptor for a socket, and what it ran when that
 // was seen.
@@ -43,43 +48,87 @@ func programOf(pid int) program {
 	return program{path, im.dev, im.ino}
 }
 
-// A scanner finds the processes that hold a socket. One scan answers everybody
-// who asked before it began, so that however many connections arrive, one core
-// at most reads /proc.
-type scanner struct {
-	clk  clock.Clock
-	mu   sync.Mutex // guards next
-	next *scan
-	run  sync.Mutex // held while a scan runs
+// scanners find the processes that hold a socket, among those of the user who made
+// it: nobody else can have it but from them. So nobody delays the look for
+// another's connection by what they keep open themselves.
+type scanners struct {
+	clk    clock.Clock
+	limit  time.Duration // scanLimit
+	mu     sync.Mutex    // guards byUser
+	byUser map[int]*scanner
 }
 
-// A scan is one look through all descriptors of all processes.
+// A scanner is one user's. One scan answers everybody who asked before it began,
+// so that however many connections arrive, one core at most reads /proc for a user.
+type scanner struct {
+	users int        // who are in holders; guarded by scanners.mu
+	mu    sync.Mutex // guards next
+	next  *scan
+	run   sync.Mutex // held while a scan runs; guards rest
+	rest  time.Time  // until when nothing is looked for, after a scan that was late
+}
+
+// A scan is one look through all descriptors of a user's processes.
 type scan struct {
+	uid   int
 	found map[uint32][]holder // by the inodes that are looked for
 	held  int                 // holders that were found
 	done  bool
 	err   error
 }
 
-// holders are the processes that hold inode. Those that this agent may not look
-// into are not among them.
-func (s *scanner) holders(inode uint32) ([]holder, error) {
-	s.mu.Lock()
-	if s.next == nil {
-		s.next = &scan{found: map[uint32][]holder{}}
-	}
-	mine := s.next
-	mine.found[inode] = nil
-	s.mu.Unlock()
+func (s *scanners) init(clk clock.Clock) {
+	s.clk, s.limit, s.byUser = clk, scanLimit, map[int]*scanner{}
+}
 
-	s.run.Lock()
-	defer s.run.Unlock()
-	if !mine.done {
+// of is the scanner of uid, to be given back.
+func (s *scanners) of(uid int) (u *scanner, giveBack func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	u = s.byUser[uid]
+	if u == nil {
+		u = &scanner{}
+		s.byUser[uid] = u
+	}
+	u.users++
+	return u, func() {
 		s.mu.Lock()
-		s.next = nil // from here on nobody joins
-		s.mu.Unlock()
-		mine.err = mine.walk(s.clk)
+		defer s.mu.Unlock()
+		u.users--
+		now := s.clk.Now()
+		for uid, u := range s.byUser {
+			if u.users == 0 && !now.Before(u.rest) {
+				delete(s.byUser, uid)
+			}
+		}
+	}
+}
+
+// holders are the processes of uid that hold inode. Those that this agent may not
+// look into are not among them.
+func (s *scanners) holders(uid int, inode uint32) ([]holder, error) {
+	u, giveBack := s.of(uid)
+	defer giveBack()
+	u.mu.Lock()
+	if u.next == nil {
+		u.next = &scan{uid: uid, found: map[uint32][]holder{}}
+	}
+	mine := u.next
+	mine.found[inode] = nil
+	u.mu.Unlock()
+
+	u.run.Lock()
+	defer u.run.Unlock()
+	if !mine.done {
+		u.mu.Lock()
+		u.next = nil // from here on nobody joins
+		u.mu.Unlock()
 		mine.done = true
+		if now := s.clk.Now(); now.Before(u.rest) {
+			mine.err = errLate
+		} else if mine.err = mine.walk(s.clk, now.Add(s.limit)); errors.Is(mine.err, errLate) {
+			u.rest = s.clk.Now().Add(s.limit)
+		}
 	}
 	return mine.found[inode], mine.err
 }
@@ -87,31 +136,31 @@ func (s *scanner) holders(inode uint32) ([]holder, error) {
 // walk goes on until a look at what began meanwhile finds no more holders: a
 // child to which one of them gave the socket may be younger than the list of
 // processes that was gone through.
-func (s *scan) walk(clk clock.Clock) error {
+func (s *scan) walk(clk clock.Clock, end time.Time) error {
 	proc, err := unix.Open("/proc", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return fmt.Errorf("/proc: %w", err)
 	}
 	defer unix.Close(proc)
-	end := clk.Now().Add(scanLimit)
 	pids, fds, link := make([]byte, 32<<10), make([]byte, 32<<10), make([]byte, 64)
-	visited, late := map[int]bool{}, false
+	visited := map[int]bool{}
 	for range maxRounds {
-		held := s.held
+		held, late := s.held, false
 		if _, err := unix.Seek(proc, 0, unix.SEEK_SET); err != nil {
 			return fmt.Errorf("/proc: %w", err)
 		}
 		err := entries(proc, pids, func(name []byte) bool {
-			if pid, ok := decimal(name); ok && !visited[pid] {
-				visited[pid] = true
-				s.process(proc, pid, fds, link)
-				late = clk.Now().After(end)
+			pid, ok := decimal(name)
+			if !ok || visited[pid] || !s.owns(proc, name) {
+				return true
 			}
+			visited[pid] = true
+			late = !s.process(proc, pid, fds, link, func() bool { return clk.Now().After(end) })
 			return !late
 		})
 		switch {
 		case late:
-			return errors.New("looking through /proc took too long")
+			return errLate
 		case err != nil || s.held == held:
 			return err
 		}
@@ -119,15 +168,28 @@ func (s *scan) walk(clk clock.Clock) error {
 	return errors.New("the connection is handed on faster than its holders can be found")
 }
 
-// process looks at the descriptors of one process. One that ended meanwhile or
-// may not be looked into holds nothing that we can see.
-func (s *scan) process(proc, pid int, buf, link []byte) {
+// owns says whether a process is the user's: its directory belongs to its
+// effective user, even where all in it is root's (proc_pid(5)).
+func (s *scan) owns(proc int, pid []byte) bool {
+	var st unix.Stat_t
+	return unix.Fstatat(proc, string(pid), &st, 0) == nil && int(st.Uid) == s.uid
+}
+
+// process looks at the descriptors of one process, and says whether it came to the
+// end of them in time. One that ended meanwhile or may not be looked into holds
+// nothing that we can see.
+func (s *scan) process(proc, pid int, buf, link []byte, late func() bool) bool {
 	dir, err := unix.Openat(proc, fmt.Sprintf("%d/fd", pid), unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return
+		return !late()
 	}
 	defer unix.Close(dir)
+	const often = 1024
+	looked := 0
 	_ = entries(dir, buf, func(name []byte) bool {
+		if looked++; looked%often == 0 && late() {
+			return false
+		}
 		fd, ok := decimal(name)
 		if !ok {
 			return true
@@ -144,6 +206,7 @@ func (s *scan) process(proc, pid int, buf, link []byte) {
 		}
 		return true
 	})
+	return !late()
 }
 
 // holds says whether descriptor fd of process pid is still the socket.

@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -174,6 +175,38 @@ func TestTCPWithoutCapabilitiesKnowsOnlyTheUser(t *testing.T) {
 			t.Errorf("%s: got %q, want %q", name, got, tc.code)
 		}
 	}
+}
+
+// What other users keep open is none of a service's business: a look that was late
+// for it refused everybody's connections.
+func TestTCPIsNotHeldUpByAnotherUser(t *testing.T) {
+	t.Parallel()
+	needRoot(t)
+	for range 12 {
+		start(t, "crowd 15000", as(4711, 4711)).ready(t)
+	}
+	l := tcpListener(t, "tcp4", "127.0.0.1:0")
+	a := newAttestor()
+	a.SetScanLimit(30 * time.Millisecond)
+	attested := func(who func(*exec.Cmd)) error {
+		start(t, "dial tcp "+l.Addr().String(), who).ready(t)
+		_, client, server := acceptTCP(t, l)
+		ws, err := a.TCP(client, server)
+		pids(ws)
+		return err
+	}
+	// The look for the crowded user's own connection is the one that is late, and
+	// nobody's beside it.
+	if err := attested(as(4711, 4711)); code(err) != fault.NotAttested || !strings.Contains(err.Error(), "too long") {
+		t.Errorf("the crowded user: %v", err)
+	}
+	var err error
+	for range 10 { // this machine may be busy with other tests
+		if err = attested(as(4713, 4713)); err == nil {
+			return
+		}
+	}
+	t.Errorf("another user: %v", err)
 }
 
 func TestTCPManyAtOnce(t *testing.T) {
