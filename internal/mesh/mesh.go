@@ -99,8 +99,10 @@ type RunsAs struct {
 	Group string `yaml:"group" schema:"numeric"`
 	// The systemd unit that the process belongs to, such as orders.service.
 	Systemd string `yaml:"systemd"`
-	// The absolute path of the executable. The agent needs the process's own
-	// user or CAP_SYS_PTRACE to read it.
+	// The absolute path of the executable. It tells honest programs of one user
+	// apart, and does not hold against somebody who runs code as that user and may
+	// run that very file: use one user for each service. The agent needs the
+	// process's own user or CAP_SYS_PTRACE to read it.
 	Exe string `yaml:"exe" schema:"pattern=^/"`
 	// The SHA-256 of the executable, 64 lower-case hexadecimal digits. It needs
 	// what exe needs.

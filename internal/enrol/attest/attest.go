@@ -5,10 +5,13 @@
 // [Workload.Match] only compares. It works on Linux.
 //
 // It refuses to believe what a process says about itself, to assume what it may
-// not read, and to answer for a process that has ended.
+// not read, and to answer for a process that has ended. It does not refuse a
+// program of the service's own user that plays tricks well enough: see
+// docs/threat-model.md on exe and sha256.
 package attest
 
 import (
+	"net"
 	"os"
 	"strings"
 	"sync"
@@ -71,7 +74,8 @@ type Workload struct {
 	mu    sync.Mutex // guards SHA256 and Unreadable once the Workload is made
 	a     *Attestor
 	fd    *pidfd
-	image image // what Exe was when it was attested
+	image image         // what Exe was when it was attested
+	conn  *net.UnixConn // by which it was attested; nil for TCP
 }
 
 // Gone is closed when the process has ended. It never is for a Workload without

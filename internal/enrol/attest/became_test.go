@@ -28,7 +28,7 @@ func TestHolderThatBecameTheServiceIsRefused(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	found, err := a.scans.holders(s.uid, s.inode)
+	found, _, err := a.scans.holders(s.uid, s.inode, false)
 	if err != nil || len(found) != 1 || found[0].pid != os.Getpid() {
 		t.Fatalf("found %+v, %v", found, err)
 	}

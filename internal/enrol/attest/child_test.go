@@ -19,6 +19,7 @@ import (
 
 	"github.com/parleymesh/parley/internal/clock"
 	"github.com/parleymesh/parley/internal/enrol/attest"
+	"github.com/parleymesh/parley/internal/snapshot"
 )
 
 // The tests attest real processes: this test binary, started again with a task
@@ -49,6 +50,19 @@ var tasks = map[string]func(args []string) error{
 	},
 	// hold: keeps what it inherited until its input ends.
 	"hold": func([]string) error { return untilEOF() },
+	// hide how network address exe: see there.
+	"hide": func(args []string) error { return hide(args) },
+	// connect descriptor address: connects what it inherited to a Unix socket.
+	"connect": func(args []string) error {
+		fd, err := strconv.Atoi(args[0])
+		if err != nil {
+			return err
+		}
+		if err := unix.Connect(fd, &unix.SockaddrUnix{Name: args[1]}); err != nil {
+			return err
+		}
+		return untilEOF()
+	},
 	// crowd number: opens that many descriptors and holds on until its input ends.
 	"crowd": func(args []string) error {
 		n, err := strconv.Atoi(args[0])
@@ -100,7 +114,7 @@ var tasks = map[string]func(args []string) error{
 	},
 	// tcp client server: attests and prints what it found.
 	"tcp": func(args []string) error {
-		ws, err := attest.New(attest.Config{Clock: clock.System{}}).TCP(netip.MustParseAddrPort(args[0]), netip.MustParseAddrPort(args[1]))
+		ws, err := attest.New(attest.Config{Clock: clock.System{}}).TCP(netip.MustParseAddrPort(args[0]), netip.MustParseAddrPort(args[1]), snapshot.RunsAs{})
 		if err != nil {
 			return err
 		}

@@ -17,6 +17,7 @@ var (
 	EachName    = eachName
 	MissingUnit = missingUnit
 	ErrGone     = errGone
+	ParseUnix   = parseUnix
 	Uptime      = func() uint64 { n, _ := uptime(); return uint64(n) }
 )
 

@@ -12,7 +12,8 @@ import (
 )
 
 // Match is nil where every selector that is set holds for the process, and at
-// least one is set. Otherwise it is a *fault.Fault: NotAttested says what
+// least one is set. By exe and sha256 it must hold for every process that has the
+// connection, too. Otherwise it is a *fault.Fault: NotAttested says what
 // differs, SelectorBlind that nothing differs but something could not be read.
 func (w *Workload) Match(want snapshot.RunsAs) error {
 	if want == (snapshot.RunsAs{}) {
@@ -56,6 +57,8 @@ func (w *Workload) Match(want snapshot.RunsAs) error {
 			hint = blindHint
 		}
 		return fault.New(fault.SelectorBlind, hint, "this agent cannot read %s of %s", strings.Join(blind, ", "), w)
+	case w.conn != nil && byProgram(want):
+		return w.shared(want)
 	}
 	return nil
 }

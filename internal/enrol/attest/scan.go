@@ -25,11 +25,11 @@ const (
 // errLate says that a user has more open than can be looked through.
 var errLate = errors.New("looking through the descriptors of its user's processes took too long")
 
-// A holder is a process, its descriptor for a socket, and what it ran when that
-// was seen.
+// A holder is a process, the descriptor for a socket that one of its threads has,
+// and what it ran when that was seen.
 type holder struct {
-	pid, fd int
-	runs    program
+	pid, task, fd int
+	runs          program
 }
 
 // A program is a file that a process runs, under the name by which it was
@@ -73,8 +73,12 @@ type scan struct {
 	uid   int
 	found map[uint32][]holder // by the inodes that are looked for
 	held  int                 // holders that were found
-	done  bool
-	err   error
+	// flight is a process that has descriptors in flight, 0 for none. It is looked
+	// for where deep is set, at several times the cost of a socket.
+	deep   bool
+	flight int
+	done   bool
+	err    error
 }
 
 func (s *scanners) init(clk clock.Clock) {
@@ -105,8 +109,9 @@ func (s *scanners) of(uid int) (u *scanner, giveBack func()) {
 }
 
 // holders are the processes of uid that hold inode. Those that this agent may not
-// look into are not among them.
-func (s *scanners) holders(uid int, inode uint32) ([]holder, error) {
+// look into are not among them. With deep, flight is a process of uid that has
+// descriptors in flight, which may be inode's, or 0.
+func (s *scanners) holders(uid int, inode uint32, deep bool) (found []holder, flight int, err error) {
 	u, giveBack := s.of(uid)
 	defer giveBack()
 	u.mu.Lock()
@@ -115,6 +120,7 @@ func (s *scanners) holders(uid int, inode uint32) ([]holder, error) {
 	}
 	mine := u.next
 	mine.found[inode] = nil
+	mine.deep = mine.deep || deep
 	u.mu.Unlock()
 
 	u.run.Lock()
@@ -130,7 +136,7 @@ func (s *scanners) holders(uid int, inode uint32) ([]holder, error) {
 			u.rest = s.clk.Now().Add(s.limit)
 		}
 	}
-	return mine.found[inode], mine.err
+	return mine.found[inode], mine.flight, mine.err
 }
 
 // walk goes on until a look at what began meanwhile finds no more holders: a
@@ -142,20 +148,20 @@ func (s *scan) walk(clk clock.Clock, end time.Time) error {
 		return fmt.Errorf("/proc: %w", err)
 	}
 	defer unix.Close(proc)
-	pids, fds, link := make([]byte, 32<<10), make([]byte, 32<<10), make([]byte, 64)
+	b := &buffers{make([]byte, 32<<10), make([]byte, 32<<10), make([]byte, 64), make([]byte, 512)}
 	visited := map[int]bool{}
 	for range maxRounds {
 		held, late := s.held, false
 		if _, err := unix.Seek(proc, 0, unix.SEEK_SET); err != nil {
 			return fmt.Errorf("/proc: %w", err)
 		}
-		err := entries(proc, pids, func(name []byte) bool {
+		err := entries(proc, b.pids, func(name []byte) bool {
 			pid, ok := decimal(name)
 			if !ok || visited[pid] || !s.owns(proc, name) {
 				return true
 			}
 			visited[pid] = true
-			late = !s.process(proc, pid, fds, link, func() bool { return clk.Now().After(end) })
+			late = !s.process(proc, pid, b, func() bool { return clk.Now().After(end) })
 			return !late
 		})
 		switch {
@@ -178,15 +184,28 @@ func (s *scan) owns(proc int, pid []byte) bool {
 // process looks at the descriptors of one process, and says whether it came to the
 // end of them in time. One that ended meanwhile or may not be looked into holds
 // nothing that we can see.
-func (s *scan) process(proc, pid int, buf, link []byte, late func() bool) bool {
-	dir, err := unix.Openat(proc, fmt.Sprintf("%d/fd", pid), unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+func (s *scan) process(proc, pid int, b *buffers, late func() bool) bool {
+	if !s.table(proc, pid, pid, b, late) {
+		return false
+	}
+	for _, tid := range ownTables(proc, pid, b.names) {
+		if !s.table(proc, pid, tid, b, late) {
+			return false
+		}
+	}
+	return true
+}
+
+// table looks at the descriptors of one thread.
+func (s *scan) table(proc, pid, task int, b *buffers, late func() bool) bool {
+	dir, err := unix.Openat(proc, fmt.Sprintf("%d/fd", task), unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return !late()
 	}
 	defer unix.Close(dir)
 	const often = 1024
 	looked := 0
-	_ = entries(dir, buf, func(name []byte) bool {
+	_ = entries(dir, b.names, func(name []byte) bool {
 		if looked++; looked%often == 0 && late() {
 			return false
 		}
@@ -194,25 +213,33 @@ func (s *scan) process(proc, pid int, buf, link []byte, late func() bool) bool {
 		if !ok {
 			return true
 		}
-		n, err := unix.Readlinkat(dir, string(name), link)
+		n, err := unix.Readlinkat(dir, string(name), b.link)
 		if err != nil {
 			return true
 		}
-		if inode, ok := socketInode(link[:n]); ok {
-			if held, wanted := s.found[inode]; wanted {
-				s.found[inode] = append(held, holder{pid, fd, programOf(pid)})
-				s.held++
-			}
+		inode, ok := socketInode(b.link[:n])
+		if !ok {
+			return true
+		}
+		if held, wanted := s.found[inode]; wanted {
+			s.found[inode] = append(held, holder{pid, task, fd, programOf(pid)})
+			s.held++
+		}
+		if s.deep && s.flight == 0 && inFlight(proc, task, fd, b.info) {
+			s.flight = pid
 		}
 		return true
 	})
 	return !late()
 }
 
-// holds says whether descriptor fd of process pid is still the socket.
+// buffers are a scan's, one for each thing that is read.
+type buffers struct{ pids, names, link, info []byte }
+
+// holds says whether the descriptor is still the socket.
 func (h holder) holds(inode uint32) bool {
 	link := make([]byte, 64)
-	n, err := unix.Readlink(fmt.Sprintf("/proc/%d/fd/%d", h.pid, h.fd), link)
+	n, err := unix.Readlink(fmt.Sprintf("/proc/%d/fd/%d", h.task, h.fd), link)
 	if err != nil {
 		return false
 	}

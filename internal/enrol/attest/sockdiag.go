@@ -41,17 +41,26 @@ func lookup(src, dst netip.AddrPort) (socket, error) {
 	if src.Addr().Zone() != "" || dst.Addr().Zone() != "" {
 		return socket{}, errors.New("addresses with a zone cannot be attested")
 	}
+	reply, err := ask(request(src, dst))
+	if err != nil {
+		return socket{}, err
+	}
+	return parseReply(reply)
+}
+
+// ask sends one request to the kernel and returns its answer.
+func ask(request []byte) ([]byte, error) {
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_SOCK_DIAG)
 	if err != nil {
-		return socket{}, fmt.Errorf("sock_diag: %w", err)
+		return nil, fmt.Errorf("sock_diag: %w", err)
 	}
 	defer unix.Close(fd)
 	// The kernel answers within the call; the limit is for what cannot happen.
 	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 1}); err != nil {
-		return socket{}, fmt.Errorf("sock_diag: %w", err)
+		return nil, fmt.Errorf("sock_diag: %w", err)
 	}
-	if err := unix.Sendto(fd, request(src, dst), 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
-		return socket{}, fmt.Errorf("sock_diag: %w", err)
+	if err := unix.Sendto(fd, request, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
+		return nil, fmt.Errorf("sock_diag: %w", err)
 	}
 	buf := make([]byte, replyLimit)
 	for {
@@ -60,10 +69,10 @@ func lookup(src, dst netip.AddrPort) (socket, error) {
 			continue
 		}
 		if err != nil {
-			return socket{}, fmt.Errorf("sock_diag: %w", err)
+			return nil, fmt.Errorf("sock_diag: %w", err)
 		}
 		if k, ok := from.(*unix.SockaddrNetlink); ok && k.Pid == 0 { // from the kernel
-			return parseReply(buf[:n])
+			return buf[:n], nil
 		}
 	}
 }
@@ -93,27 +102,37 @@ func request(src, dst netip.AddrPort) []byte {
 	return b
 }
 
-// parseReply reads the first netlink message of b.
-func parseReply(b []byte) (socket, error) {
+// payload is what the first netlink message of b answers.
+func payload(b []byte, least int) ([]byte, error) {
 	ne := binary.NativeEndian
 	if len(b) < netlinkHeader {
-		return socket{}, errors.New("sock_diag: short reply")
+		return nil, errors.New("sock_diag: short reply")
 	}
 	size, kind := ne.Uint32(b), ne.Uint16(b[4:])
 	if size < netlinkHeader || uint64(size) > uint64(len(b)) {
-		return socket{}, errors.New("sock_diag: malformed reply")
+		return nil, errors.New("sock_diag: malformed reply")
 	}
 	m := b[netlinkHeader:size]
 	switch {
 	case kind == unix.NLMSG_ERROR && len(m) >= 4:
 		errno := unix.Errno(-int32(ne.Uint32(m)))
 		if errno == unix.ENOENT {
-			return socket{}, errNoSocket
+			return nil, errNoSocket
 		}
-		return socket{}, fmt.Errorf("sock_diag: %w", errno)
-	case kind != unix.SOCK_DIAG_BY_FAMILY || len(m) < diagReply:
-		return socket{}, errors.New("sock_diag: unexpected reply")
+		return nil, fmt.Errorf("sock_diag: %w", errno)
+	case kind != unix.SOCK_DIAG_BY_FAMILY || len(m) < least:
+		return nil, errors.New("sock_diag: unexpected reply")
 	}
+	return m, nil
+}
+
+// parseReply reads a reply about a TCP socket.
+func parseReply(b []byte) (socket, error) {
+	m, err := payload(b, diagReply)
+	if err != nil {
+		return socket{}, err
+	}
+	ne := binary.NativeEndian
 	s := socket{state: m[1], uid: int(ne.Uint32(m[64:])), inode: ne.Uint32(m[68:])}
 	switch m[0] {
 	case unix.AF_INET:

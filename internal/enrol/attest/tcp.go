@@ -1,14 +1,17 @@
 package attest
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
+	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/parleymesh/parley/internal/fault"
+	"github.com/parleymesh/parley/internal/snapshot"
 )
 
 // TCP attests every process that holds the client's end of a TCP connection of
@@ -16,6 +19,7 @@ import (
 // the accepted connection's remote address, server its local one. A socket may be
 // shared, by fork or by passing it on; all of the processes must be what the
 // listener wants. A process of another user can have it only from one of these.
+// How closely is looked depends on want, which the processes are matched with then.
 //
 // An agent without CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH does not see which
 // process of another user holds a socket, only that it is that user's: the
@@ -24,9 +28,8 @@ import (
 // returned.
 //
 // A look through /proc costs some 2 microseconds a process of the machine and one a
-// descriptor of the user's; connections that come together share one. A Unix socket
-// costs none.
-func (a *Attestor) TCP(client, server netip.AddrPort) ([]*Workload, error) {
+// descriptor of the user's; connections that come together share one.
+func (a *Attestor) TCP(client, server netip.AddrPort, want snapshot.RunsAs) ([]*Workload, error) {
 	s, err := lookup(client, server)
 	switch {
 	case err != nil:
@@ -38,45 +41,82 @@ func (a *Attestor) TCP(client, server netip.AddrPort) ([]*Workload, error) {
 	if err != nil {
 		return nil, fault.Wrap(err, fault.NotAttested, "", "the client's end of the connection from %s cannot be attested", client)
 	}
-	ws, err := a.holdersOf(s)
+	ws, hidden, err := a.holdersOf(s.uid, s.inode, byProgram(want))
+	switch {
+	case err != nil:
+	case len(ws) == 0 && seesEverybody():
+		err = fmt.Errorf("no process of user %d holds it, who made it", s.uid)
+	case len(ws) == 0:
+		return []*Workload{a.ownerOnly(s.uid)}, nil
+	case !slices.ContainsFunc(ws, func(w *Workload) bool { return w.UID == s.uid }):
+		// Whoever made it may have written into it before handing it on.
+		err = fmt.Errorf("user %d made it, and no process of that user holds it", s.uid)
+	}
 	if err != nil {
 		for _, w := range ws {
 			w.Close()
 		}
 		return nil, fault.Wrap(err, fault.NotAttested, "", "the processes that hold the connection from %s cannot be attested", client)
 	}
+	for _, w := range ws {
+		if hidden != "" {
+			w.blind("exe", hidden)
+			w.blind("sha256", hidden)
+		}
+	}
 	return ws, nil
 }
 
-func (a *Attestor) holdersOf(s socket) (ws []*Workload, err error) {
-	found, err := a.scans.holders(s.uid, s.inode)
+// byProgram says that processes of one user are told apart by what they run. Then
+// it matters which of them have the connection, and it is looked for copies of the
+// socket that are in no process's table.
+func byProgram(want snapshot.RunsAs) bool { return want.Exe != "" || want.SHA256 != "" }
+
+// holdersOf attests the processes of uid that hold inode; where err is not nil, the
+// caller closes ws all the same. hidden says why there may be others that cannot be
+// seen.
+func (a *Attestor) holdersOf(uid int, inode uint32, deep bool) (ws []*Workload, hidden string, err error) {
+	found, hidden, err := a.look(uid, inode, deep)
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	seen := map[int]bool{}
 	for _, h := range found {
 		if seen[h.pid] {
 			continue
 		}
-		w, err := a.readHolder(h, s.inode)
+		w, err := a.readHolder(h, inode)
 		if err != nil {
-			return ws, err
+			return ws, "", err
 		}
 		if w != nil {
 			seen[h.pid] = true
 			ws = append(ws, w)
 		}
 	}
-	switch {
-	case len(ws) == 0 && seesEverybody():
-		return nil, fmt.Errorf("no process of user %d holds it, who made it", s.uid)
-	case len(ws) == 0:
-		return []*Workload{a.ownerOnly(s.uid)}, nil
-	case !slices.ContainsFunc(ws, func(w *Workload) bool { return w.UID == s.uid }):
-		// Whoever made it may have written into it before handing it on.
-		return ws, fmt.Errorf("user %d made it, and no process of that user holds it", s.uid)
+	return ws, hidden, nil
+}
+
+// look finds the holders. Descriptors are in flight for a moment only where an
+// honest program passes them on, so a deep look is taken again before it says so.
+func (a *Attestor) look(uid int, inode uint32, deep bool) (found []holder, hidden string, err error) {
+	if !deep {
+		found, _, err = a.scans.holders(uid, inode, false)
+		return found, "it was not looked for descriptors in flight", err
 	}
-	return ws, nil
+	const looks, pause = 8, 20 * time.Millisecond
+	for n := 1; ; n++ {
+		found, flight, err := a.scans.holders(uid, inode, true)
+		if err != nil || flight == 0 {
+			return found, "", err
+		}
+		if n == looks {
+			return found, fmt.Sprintf("process %d of the same user has descriptors in flight, so that who holds the connection cannot be seen", flight), nil
+		}
+		if err := a.scans.clk.Sleep(context.Background(), pause); err != nil {
+			return nil, "", err
+		}
+	}
 }
 
 // readHolder attests one process; it returns nil where the process has let go of

@@ -43,13 +43,14 @@ func TestTCPFindsTheProcess(t *testing.T) {
 			port := strconv.Itoa(l.Addr().(*net.TCPAddr).Port)
 			c := start(t, "dial tcp "+tc.dial+":"+port, nil).ready(t)
 			_, client, server := acceptTCP(t, l)
-			ws, err := newAttestor().TCP(client, server)
+			exe, _ := self(t)
+			want := snapshot.RunsAs{User: strconv.Itoa(os.Getuid()), Exe: exe}
+			ws, err := newAttestor().TCP(client, server, want)
 			if err != nil {
 				t.Fatal(err)
 			}
-			exe, _ := self(t)
 			if len(ws) == 1 {
-				if err := ws[0].Match(snapshot.RunsAs{User: strconv.Itoa(os.Getuid()), Exe: exe}); err != nil {
+				if err := ws[0].Match(want); err != nil {
 					t.Error(err)
 				}
 			}
@@ -81,7 +82,7 @@ func TestTCPReportsEveryHolder(t *testing.T) {
 	// A child that another test is starting holds the socket too, rightly, until
 	// it becomes another program.
 	for end := time.Now().Add(5 * time.Second); !slices.Equal(got, want) && time.Now().Before(end); {
-		ws, err := newAttestor().TCP(client, server)
+		ws, err := newAttestor().TCP(client, server, snapshot.RunsAs{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -111,7 +112,7 @@ func TestTCPRefusesASocketThatWasHandedOn(t *testing.T) {
 	f.Close()
 	ours.Close()
 	_, client, server := acceptTCP(t, l)
-	if ws, err := newAttestor().TCP(client, server); code(err) != fault.NotAttested {
+	if ws, err := newAttestor().TCP(client, server, snapshot.RunsAs{}); code(err) != fault.NotAttested {
 		t.Errorf("got processes %v, %v", pids(ws), err)
 	}
 }
@@ -134,12 +135,12 @@ func TestTCPRefusesWhatNobodyHolds(t *testing.T) {
 		"a zone":                 {netip.MustParseAddrPort("[fe80::1%lo]:1234"), netip.MustParseAddrPort("[fe80::1%lo]:1")},
 		"no address":             {netip.AddrPort{}, netip.AddrPort{}},
 	} {
-		if ws, err := newAttestor().TCP(tc.client, tc.server); code(err) != fault.NotAttested {
+		if ws, err := newAttestor().TCP(tc.client, tc.server, snapshot.RunsAs{}); code(err) != fault.NotAttested {
 			t.Errorf("%s: got processes %v, %v", name, pids(ws), err)
 		}
 	}
 	ours.Close()
-	if ws, err := newAttestor().TCP(client, server); code(err) != fault.NotAttested {
+	if ws, err := newAttestor().TCP(client, server, snapshot.RunsAs{}); code(err) != fault.NotAttested {
 		t.Errorf("closed: got processes %v, %v", pids(ws), err)
 	}
 }
@@ -191,7 +192,7 @@ func TestTCPIsNotHeldUpByAnotherUser(t *testing.T) {
 	attested := func(who func(*exec.Cmd)) error {
 		start(t, "dial tcp "+l.Addr().String(), who).ready(t)
 		_, client, server := acceptTCP(t, l)
-		ws, err := a.TCP(client, server)
+		ws, err := a.TCP(client, server, snapshot.RunsAs{})
 		pids(ws)
 		return err
 	}
@@ -227,7 +228,7 @@ func TestTCPManyAtOnce(t *testing.T) {
 			var err error
 			for end := time.Now().Add(5 * time.Second); time.Now().Before(end); time.Sleep(time.Millisecond) {
 				var ws []*attest.Workload
-				ws, err = a.TCP(client, server)
+				ws, err = a.TCP(client, server, snapshot.RunsAs{})
 				if got = pids(ws); err == nil && slices.Equal(got, []int{os.Getpid()}) {
 					return
 				}
@@ -280,7 +281,7 @@ func BenchmarkTCP(b *testing.B) {
 	a := newAttestor()
 	b.ReportAllocs()
 	for b.Loop() {
-		ws, err := a.TCP(client, server)
+		ws, err := a.TCP(client, server, snapshot.RunsAs{})
 		if err != nil {
 			b.Fatal(err)
 		}

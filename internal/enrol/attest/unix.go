@@ -4,17 +4,20 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/parleymesh/parley/internal/fault"
+	"github.com/parleymesh/parley/internal/snapshot"
 )
 
 // errGone says that the process ended before it could be attested.
 var errGone = errors.New("the process has ended")
 
-// Unix attests the process that connected to a Unix socket, as it was at
-// connect(2): a process that was handed the connection later is not seen.
+// Unix attests the process that connected to a Unix socket. Who else holds the
+// connection is looked at by each Match that goes by the program, as long as conn
+// is open.
 func (a *Attestor) Unix(conn *net.UnixConn) (*Workload, error) {
 	began, err := uptime()
 	if err != nil {
@@ -36,7 +39,49 @@ func (a *Attestor) Unix(conn *net.UnixConn) (*Workload, error) {
 		}
 		return nil, refused(err)
 	}
-	return a.read(pid, int(cred.Uid), int(cred.Gid), fd)
+	w, err := a.read(pid, int(cred.Uid), int(cred.Gid), fd)
+	if err == nil {
+		w.conn = conn
+	}
+	return w, err
+}
+
+// shared requires of every process of the user that holds the connection, w's own
+// among them, that it is what is wanted: a program that connected, or that made the
+// socket, may have become the service by exec(2) and left a copy with another.
+func (w *Workload) shared(want snapshot.RunsAs) error {
+	inode, err := farEnd(w.conn)
+	if err != nil {
+		return refused(err)
+	}
+	all, hidden, err := w.a.holdersOf(w.UID, inode, true)
+	defer func() {
+		for _, o := range all {
+			o.Close()
+		}
+	}()
+	switch {
+	case err != nil:
+		return refused(err)
+	case hidden != "":
+		return fault.New(fault.SelectorBlind, "", "%s: %s", w, hidden)
+	case !slices.ContainsFunc(all, func(o *Workload) bool { return o.PID == w.PID }):
+		return fault.New(fault.NotAttested, "", "%s does not hold the connection that it made any more", w)
+	}
+	for _, o := range all {
+		if err := o.Match(want); err != nil {
+			return fault.Wrap(err, codeOf(err), "", "process %d shares its connection", w.PID)
+		}
+	}
+	return nil
+}
+
+func codeOf(err error) fault.Code {
+	var f *fault.Fault
+	if errors.As(err, &f) {
+		return f.Code
+	}
+	return fault.NotAttested
 }
 
 // peer is what the kernel noted of the process that connected. The descriptor

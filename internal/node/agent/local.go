@@ -26,7 +26,7 @@ func (a *Agent) attest(service string, conn net.Conn) (call.Process, error) {
 	if !ok {
 		return call.Process{}, fault.New(fault.NotAttested, "parley status", "%s is not in this revision", service)
 	}
-	holders, err := a.holders(conn)
+	holders, err := a.holders(conn, runsAs)
 	if err != nil {
 		return call.Process{}, err
 	}
@@ -46,7 +46,7 @@ func (a *Agent) attest(service string, conn net.Conn) (call.Process, error) {
 	return p, nil
 }
 
-func (a *Agent) holders(conn net.Conn) ([]*attest.Workload, error) {
+func (a *Agent) holders(conn net.Conn, want snapshot.RunsAs) ([]*attest.Workload, error) {
 	if u, ok := conn.(*net.UnixConn); ok {
 		w, err := a.attestor.Unix(u)
 		if err != nil {
@@ -59,7 +59,7 @@ func (a *Agent) holders(conn net.Conn) ([]*attest.Workload, error) {
 	if err := errors.Join(err1, err2); err != nil {
 		return nil, err
 	}
-	ws, err := a.attestor.TCP(client, server)
+	ws, err := a.attestor.TCP(client, server, want)
 	if err == nil && len(ws) == 0 {
 		err = fault.New(fault.NotAttested, "", "no process holds the connection from %s", client)
 	}
