@@ -14,7 +14,7 @@ type Finding struct {
 	// Kind is a stable name: nobody_may_call, call_without_rule,
 	// rule_without_call, redundant_rule, unreachable_route, public_route,
 	// app_on_all_interfaces, app_off_loopback, same_workload, exe_without_user,
-	// unused_issuer.
+	// unused_issuer, apart_by_exe.
 	Kind    string `json:"kind"`
 	Message string `json:"message"`
 	// Hint is what to do about it.
@@ -36,6 +36,7 @@ func Findings(f *File) []Finding {
 	}
 	l.workloads()
 	l.issuers()
+	l.programs()
 	slices.SortFunc(l.found, func(a, b Finding) int {
 		return cmp.Or(cmp.Compare(a.Line, b.Line), cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Message, b.Message))
 	})
@@ -174,7 +175,32 @@ func (l *finder) workloads() {
 					continue
 				}
 			}
-			l.add("same_workload", "services."+wide+".runs_as", "add a selector that tells them apart, such as exe or systemd", "every process of %s is also %s", narrow, wide)
+			l.add("same_workload", "services."+wide+".runs_as", "give each a user or a systemd unit of its own", "every process of %s is also %s", narrow, wide)
 		}
 	}
+}
+
+// programs finds services of one user that only their executables tell apart:
+// whoever runs code as that user can have one of them run as another.
+func (l *finder) programs() {
+	type account struct{ user, group, systemd string }
+	shared := map[account][]string{}
+	for _, name := range slices.Sorted(maps.Keys(l.f.Services)) {
+		if r := l.f.Services[name].RunsAs; r != nil && (r.Exe != "" || r.SHA256 != "") {
+			a := account{r.User, r.Group, r.Systemd}
+			shared[a] = append(shared[a], name)
+		}
+	}
+	for a, names := range shared {
+		if len(names) < 2 || a == (account{}) { // each of these is an exe_without_user
+			continue
+		}
+		l.add("apart_by_exe", "services."+names[0]+".runs_as", "give each a user of its own",
+			"%s run as the same user and differ by executable only: whoever runs code as that user can pose as each of them", and(names))
+	}
+}
+
+func and(names []string) string {
+	last := len(names) - 1
+	return strings.Join(names[:last], ", ") + " and " + names[last]
 }
