@@ -34,9 +34,14 @@
 //
 // # What it does not do
 //
-// Rules in the mesh file with their methods and paths, its bans, and the audit
-// log are the sidecar's. A program that uses this package allows by caller, in
-// Allow, decides the rest itself, and logs what is refused.
+// Rules in the mesh file with their methods and paths, its bans, who is in it at
+// all, and the audit log are the sidecar's. A program that uses this package allows
+// by caller, in Allow, decides the rest itself, and logs what is refused.
+//
+// The Workload API says what signs certificates, and not who is still a member: an
+// identity that was taken out of the mesh file and is in Allow is admitted until
+// its last certificate ends, at most leaf_ttl (an hour by default) later. Where that
+// is too long, use a sidecar, which refuses it at once.
 //
 // # Compatibility
 //

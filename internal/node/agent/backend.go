@@ -49,11 +49,16 @@ func (b backend) MintJWT(ctx context.Context, id identity.ID, audience []string)
 
 func (b backend) ValidateJWT(_ context.Context, token, audience string) (identity.ID, map[string]any, error) {
 	trust := b.trust.Load()
-	id, claims, err := jose.VerifySVID(token, audience, func(td identity.TrustDomain) *identity.Bundle { return trust.Bundles[td] }, b.cfg.Clock.Now())
-	if err == nil && trust.Banned[id] {
-		return identity.ID{}, nil, identity.ErrBanned
+	id, claims, err := jose.VerifySVID(token, audience, func(td identity.TrustDomain) *identity.Bundle {
+		return trust.Bundles[td]
+	}, b.cfg.Clock.Now())
+	if err == nil {
+		err = trust.Admit(id)
 	}
-	return id, claims, err
+	if err != nil {
+		return identity.ID{}, nil, err
+	}
+	return id, claims, nil
 }
 
 func (b backend) MarshalBundle(x *identity.Bundle) ([]byte, error) { return jose.MarshalBundle(x) }
