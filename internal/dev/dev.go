@@ -23,6 +23,7 @@ import (
 	"github.com/parleymesh/parley/internal/control/api"
 	"github.com/parleymesh/parley/internal/fault"
 	"github.com/parleymesh/parley/internal/gate/authn"
+	"github.com/parleymesh/parley/internal/keys"
 	"github.com/parleymesh/parley/internal/mesh"
 	"github.com/parleymesh/parley/internal/node"
 )
@@ -132,6 +133,9 @@ func Start(ctx context.Context, cfg Config) (_ *Mesh, err error) {
 	if err := nc.Check(); err != nil {
 		return nil, err
 	}
+	if err := keys.CheckDir(cfg.Dir); err != nil {
+		return nil, err
+	}
 	if cfg.Fresh {
 		if err := Forget(cfg.Dir); err != nil {
 			return nil, err
@@ -182,7 +186,7 @@ func Start(ctx context.Context, cfg Config) (_ *Mesh, err error) {
 		return nil, err
 	}
 	// Last, so that whoever sees it finds the whole mesh ready.
-	return m, os.WriteFile(filepath.Join(cfg.Dir, "ca.pem"), m.roots, 0o644)
+	return m, keys.WriteMode(filepath.Join(cfg.Dir, "ca.pem"), m.roots, 0o644)
 }
 
 // makeDir makes the data directory. Services may run as other users: they have to
@@ -309,7 +313,7 @@ func (m *Mesh) demoKeys(ctx context.Context) error {
 			return err
 		}
 		m.keys[name] = k.Secret
-		if err := os.WriteFile(path, []byte(k.Secret+"\n"), 0o600); err != nil {
+		if err := keys.Write(path, []byte(k.Secret+"\n")); err != nil {
 			return err
 		}
 	}

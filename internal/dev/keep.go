@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/parleymesh/parley/internal/fault"
+	"github.com/parleymesh/parley/internal/keys"
 	"github.com/parleymesh/parley/internal/mesh"
 )
 
@@ -145,5 +146,5 @@ func (m *Mesh) writeMesh(cfg Config) error {
 	if cfg.MeshText == m.draft.text || !m.draft.written.IsZero() && !(was && is) {
 		return nil
 	}
-	return os.WriteFile(filepath.Join(cfg.Dir, meshFile), []byte(cfg.MeshText), 0o644)
+	return keys.WriteMode(filepath.Join(cfg.Dir, meshFile), []byte(cfg.MeshText), 0o644)
 }

@@ -14,10 +14,18 @@ import (
 )
 
 // Write puts data at path with mode 0600, durably and whole: a temporary file
-// beside it, fsync, rename, fsync of the folder.
-func Write(path string, data []byte) error {
+// beside it, fsync, rename, fsync of the folder. A link at path is replaced, not
+// followed.
+func Write(path string, data []byte) error { return WriteMode(path, data, 0o600) }
+
+// WriteMode is Write with another mode.
+func WriteMode(path string, data []byte, mode fs.FileMode) error {
 	temp, err := writeTemp(path, data)
 	if err != nil {
+		return err
+	}
+	if err := os.Chmod(temp, mode); err != nil {
+		os.Remove(temp)
 		return err
 	}
 	if err := os.Rename(temp, path); err != nil {

@@ -1,8 +1,8 @@
 // Package keys keeps secrets on disk: the master key, and files sealed under it.
 // Everything else that is secret on disk is inside a sealed file.
 //
-// It refuses to use a master key that others may read, to overwrite one, and to
-// return a byte of a sealed file that does not authenticate.
+// It refuses to use a master key that others may read or have made, to overwrite
+// one, a directory that others may change, and to return a byte of a sealed file that does not authenticate.
 package keys
 
 import (
@@ -17,6 +17,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"syscall"
 
 	"github.com/parleymesh/parley/internal/fault"
 )
@@ -29,7 +30,7 @@ const masterSize = 32
 type Master struct{ aead cipher.AEAD }
 
 // OpenMaster reads the master key at path, 32 bytes that nobody but the owner
-// may read, and makes it if there is none; created says which. Of several
+// may read, who is this user or root, and makes it if there is none; created says which. Of several
 // processes that make it at once one wins, and all return its key. The folder
 // must exist. Errors are faults: KeyUnreadable, KeyMode, KeyCorrupt (a wrong
 // length) and KeyUnwritable.
@@ -88,6 +89,10 @@ func readMaster(path string) ([]byte, error) {
 	if mode := info.Mode().Perm(); mode&0o077 != 0 {
 		return nil, fault.New(fault.KeyMode, "chmod 600 "+quote(path),
 			"the master key %s has mode %04o: others than its owner may use it", path, mode)
+	}
+	if st, ok := info.Sys().(*syscall.Stat_t); ok && !ours(st) {
+		return nil, fault.New(fault.KeyMode, "do not use it: start over with another data directory, or restore "+quote(path)+" from the backup",
+			"the master key %s belongs to user %d, who knows it", path, st.Uid)
 	}
 	secret, err := readAtMost(f, masterSize)
 	if err != nil {

@@ -16,6 +16,7 @@ import (
 	"github.com/parleymesh/parley/internal/call"
 	"github.com/parleymesh/parley/internal/enrol/attest"
 	"github.com/parleymesh/parley/internal/fault"
+	"github.com/parleymesh/parley/internal/keys"
 	"github.com/parleymesh/parley/internal/snapshot"
 )
 
@@ -168,12 +169,13 @@ func CheckSocket(path string) error {
 		"the socket path %s has %d bytes, the system's limit is %d", path, len(path), maxSocketPath)
 }
 
-// MakeDir makes an agent's directory with mode 0700.
+// MakeDir makes an agent's directory with mode 0700, or refuses one that another
+// user could have prepared.
 func MakeDir(dir string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fault.Wrap(cause(err), fault.DirUnusable, "ls -ld "+filepath.Dir(dir)+", or choose another: --dir DIR", "the agent's directory %s cannot be made", dir)
 	}
-	return nil
+	return keys.CheckDir(dir)
 }
 
 // listenUnix binds a Unix socket that every local user may connect to, replacing

@@ -9,6 +9,7 @@ import (
 	"github.com/parleymesh/parley/internal/enrol/ca"
 	"github.com/parleymesh/parley/internal/fault"
 	"github.com/parleymesh/parley/internal/identity"
+	"github.com/parleymesh/parley/internal/keys"
 )
 
 // What a data directory holds.
@@ -18,14 +19,17 @@ const (
 	authorityDir = "ca"
 )
 
-// checkDir makes the data directory, or refuses one of which a part is gone: a
-// new master key would open nothing of it. Where it is existing, so must the
-// database be: a new one would begin a second history under the same authority.
-// Both are there before the authority is made, so that no crash leaves a directory
-// like that.
+// checkDir makes the data directory, or refuses one that another user could have
+// prepared, and one of which a part is gone: a new master key would open nothing of
+// it. Where it is existing, so must the database be: a new one would begin a second
+// history under the same authority. Both are there before the authority is made, so
+// that no crash leaves a directory like that.
 func checkDir(dir string) (existing bool, err error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return false, dirUnusable(err, dir)
+	}
+	if err := keys.CheckDir(dir); err != nil {
+		return false, err
 	}
 	entries, err := os.ReadDir(filepath.Join(dir, authorityDir))
 	if err != nil || len(entries) == 0 {

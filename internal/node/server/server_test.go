@@ -7,6 +7,7 @@ import (
 	"crypto/rand"
 	"crypto/x509"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"sync/atomic"
 	"testing"
@@ -18,6 +19,7 @@ import (
 	"github.com/parleymesh/parley/internal/clock"
 	"github.com/parleymesh/parley/internal/control"
 	"github.com/parleymesh/parley/internal/enrol/ca"
+	"github.com/parleymesh/parley/internal/fault"
 	"github.com/parleymesh/parley/internal/identity"
 	"github.com/parleymesh/parley/internal/keys"
 	"github.com/parleymesh/parley/internal/node/server"
@@ -148,4 +150,24 @@ func request(t *testing.T) []byte {
 		t.Fatal(err)
 	}
 	return csr
+}
+
+// Nothing is made in a directory that another user prepared, with a master key that
+// they would know.
+func TestADirectoryThatAnotherUserPreparedIsRefused(t *testing.T) {
+	t.Parallel()
+	if os.Geteuid() != 0 {
+		t.Skip("needs root")
+	}
+	dir := t.TempDir()
+	if err := os.Lchown(dir, 4711, 0); err != nil {
+		t.Fatal(err)
+	}
+	_, err := server.Open(t.Context(), server.Config{Host: "test", Dir: dir, TrustDomain: domain(t), Clock: clock.System{}, Logger: slog.New(slog.DiscardHandler)})
+	if all := fault.All(err); len(all) != 1 || all[0].Code != fault.DirUnusable {
+		t.Errorf("got %v", err)
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
+		t.Errorf("it holds %v, %v", left, err)
+	}
 }
