@@ -54,7 +54,9 @@ func openHealth(addr string, registry *metric.Registry, ready http.HandlerFunc) 
 	mux.Handle("GET /metrics", registry.Handler())
 	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("ok\n")) })
 	mux.HandleFunc("GET /readyz", ready)
-	return door{l, plain{&http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, WriteTimeout: 30 * time.Second, MaxHeaderBytes: 16 << 10}}}, nil
+	return door{newFew(l, maxMetrics), plain{&http.Server{
+		Handler: mux, ReadTimeout: 5 * time.Second, WriteTimeout: 10 * time.Second, IdleTimeout: metricsIdle, MaxHeaderBytes: 16 << 10,
+	}}}, nil
 }
 
 // hosts lets hosts and administrators in.
