@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -46,8 +47,9 @@ type ListenerConfig struct {
 	Conns *Conns
 }
 
-// listener shakes hands concurrently, so that a slow peer delays nobody else.
-type listener struct {
+// A Listener shakes hands concurrently, so that a slow peer delays nobody else. It is
+// a net.Listener.
+type Listener struct {
 	inner net.Listener
 	tls   *tls.Config
 	cfg   ListenerConfig
@@ -56,6 +58,7 @@ type listener struct {
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
 	wg     sync.WaitGroup // the accept loop and every handshake
+	open   atomic.Int64   // see Pending
 
 	mu       sync.Mutex // guards what follows
 	room     *sync.Cond // a handshake has ended, or Close was called
@@ -74,14 +77,14 @@ type shake struct {
 // Handshakes run without waiting for Accept. When cfg.MaxHandshakes are under
 // way, the oldest gives way if it has taken longer than a second; otherwise new
 // connections wait in the kernel. Close ends the handshakes under way.
-func NewListener(inner net.Listener, config *tls.Config, cfg ListenerConfig) net.Listener {
+func NewListener(inner net.Listener, config *tls.Config, cfg ListenerConfig) *Listener {
 	if cfg.Timeout == 0 {
 		cfg.Timeout = HandshakeTimeout
 	}
 	if cfg.MaxHandshakes == 0 {
 		cfg.MaxHandshakes = MaxHandshakes
 	}
-	l := &listener{inner: inner, tls: config, cfg: cfg, ready: make(chan *tls.Conn)}
+	l := &Listener{inner: inner, tls: config, cfg: cfg, ready: make(chan *tls.Conn)}
 	l.room = sync.NewCond(&l.mu)
 	l.ctx, l.cancel = context.WithCancel(context.Background())
 	l.wg.Add(1)
@@ -90,7 +93,7 @@ func NewListener(inner net.Listener, config *tls.Config, cfg ListenerConfig) net
 }
 
 // Accept implements net.Listener.
-func (l *listener) Accept() (net.Conn, error) {
+func (l *Listener) Accept() (net.Conn, error) {
 	select {
 	case c := <-l.ready:
 		return c, nil
@@ -104,11 +107,15 @@ func (l *listener) Accept() (net.Conn, error) {
 	}
 }
 
+// Pending is how many connections are open that Accept has not yielded: those that
+// shake hands, that were refused and have not gone yet, and that wait for Accept.
+func (l *Listener) Pending() int { return int(l.open.Load()) }
+
 // Addr implements net.Listener.
-func (l *listener) Addr() net.Addr { return l.inner.Addr() }
+func (l *Listener) Addr() net.Addr { return l.inner.Addr() }
 
 // Close implements net.Listener. Connections that Accept did not yield are closed.
-func (l *listener) Close() error {
+func (l *Listener) Close() error {
 	l.cancel()
 	err := l.inner.Close()
 	l.mu.Lock()
@@ -121,7 +128,7 @@ func (l *listener) Close() error {
 	return err
 }
 
-func (l *listener) accept() {
+func (l *Listener) accept() {
 	defer l.wg.Done()
 	defer l.cancel()
 	for {
@@ -136,9 +143,11 @@ func (l *listener) accept() {
 			l.mu.Unlock()
 			return
 		}
+		l.open.Add(1)
 		s := l.enter(raw)
 		if s == nil {
 			_ = raw.Close()
+			l.open.Add(-1)
 			return
 		}
 		l.wg.Add(1)
@@ -147,7 +156,7 @@ func (l *listener) accept() {
 }
 
 // enter waits for room; nil once the listener is closed.
-func (l *listener) enter(raw net.Conn) *shake {
+func (l *Listener) enter(raw net.Conn) *shake {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for len(l.underway) >= l.cfg.MaxHandshakes && l.ctx.Err() == nil {
@@ -170,7 +179,7 @@ func (l *listener) enter(raw net.Conn) *shake {
 }
 
 // waitRoom waits for room at most for d. It requires l.mu.
-func (l *listener) waitRoom(d time.Duration) {
+func (l *Listener) waitRoom(d time.Duration) {
 	ctx, cancel := context.WithCancel(l.ctx)
 	defer cancel()
 	l.wg.Add(1)
@@ -184,7 +193,7 @@ func (l *listener) waitRoom(d time.Duration) {
 	l.room.Wait()
 }
 
-func (l *listener) leave(s *shake) (evicted bool) {
+func (l *Listener) leave(s *shake) (evicted bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if i := slices.Index(l.underway, s); i >= 0 {
@@ -194,8 +203,9 @@ func (l *listener) leave(s *shake) (evicted bool) {
 	return s.evicted
 }
 
-func (l *listener) serve(s *shake) {
+func (l *Listener) serve(s *shake) {
 	defer l.wg.Done()
+	defer l.open.Add(-1)
 	w := &conn{Conn: s.raw}
 	c := tls.Server(w, l.tls)
 	_ = s.raw.SetDeadline(l.cfg.Clock.Now().Add(l.cfg.Timeout))
@@ -235,7 +245,7 @@ func left(err error) bool {
 }
 
 // linger lets the peer see the alert before the connection goes.
-func (l *listener) linger(w *conn) {
+func (l *Listener) linger(w *conn) {
 	defer w.Close()
 	defer context.AfterFunc(l.ctx, func() { _ = w.Close() })()
 	if w.CloseWrite() != nil {

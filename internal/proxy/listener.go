@@ -24,6 +24,7 @@ type listener struct {
 	app     appKey // of an inbound; guarded by Proxy.mu
 	feed    *feed
 	front   net.Listener // feed behind its handshake or attestation
+	pending func() int   // connections that the front has and the service does not yet
 	service service
 }
 
@@ -45,18 +46,19 @@ func (p *Proxy) newListener(s *spec, address string, ups map[upstreamKey]upstrea
 	if err != nil {
 		return nil, err
 	}
-	l := &listener{fixed: s.fixed, address: address, app: s.app, feed: newFeed()}
+	l := &listener{fixed: s.fixed, address: address, app: s.app, feed: newFeed(), pending: func() int { return 0 }}
 	switch {
 	case s.redirect:
 		l.front = l.feed
 	case config == nil:
 		l.front = &attesting{Listener: l.feed, proxy: p, request: s.request()}
 	default:
-		lc := mtls.ListenerConfig{Clock: p.cfg.Clock, Refused: p.refused(s)}
+		lc := mtls.ListenerConfig{Clock: p.cfg.Clock, Refused: p.refused(s), MaxHandshakes: p.maxHandshakes()}
 		if s.end == call.Inbound {
 			lc.Conns = &p.conns
 		}
-		l.front = mtls.NewListener(l.feed, config, lc)
+		front := mtls.NewListener(l.feed, config, lc)
+		l.front, l.pending = front, front.Pending
 	}
 	if s.protocol == call.HTTP {
 		cfg := web.Config{Gate: p.cfg.Gate, Clock: p.cfg.Clock, Logger: p.cfg.Logger, Joiner: p.relay, Unreadable: p.meters.unreadable(s.name).Inc}
@@ -69,7 +71,7 @@ func (p *Proxy) newListener(s *spec, address string, ups map[upstreamKey]upstrea
 	}
 	surplus, base := p.meters.surplus(s.name), s.request()
 	l.feed.full = func(c net.Conn) bool {
-		if l.service.connections() < p.connections() {
+		if l.connections() < p.connections() {
 			return false
 		}
 		surplus.Inc()
@@ -80,6 +82,15 @@ func (p *Proxy) newListener(s *spec, address string, ups map[upstreamKey]upstrea
 	}
 	return l, nil
 }
+
+// maxHandshakes leaves the most of a listener's connections to those who have shaken
+// hands.
+func (p *Proxy) maxHandshakes() int {
+	return min(mtls.MaxHandshakes, max(1, p.connections()/4))
+}
+
+// connections are those that the listener holds.
+func (l *listener) connections() int { return l.service.connections() + l.pending() }
 
 // tlsConfig is nil for an outbound, which is plaintext on this host, and for a
 // listener that only tells the way to an edge.
