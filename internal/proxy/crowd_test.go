@@ -70,4 +70,3 @@ func TestHandshakesCount(t *testing.T) {
 		}
 	}
 }
-

@@ -97,20 +97,23 @@ func (c *conn) closeWith(gone <-chan struct{}) {
 
 // conns counts connections by process and by user.
 type conns struct {
+	max int
 	mu  sync.Mutex // guards what follows
+	all int
 	pid map[int]int
 	uid map[int]int
 }
 
-func newConns() *conns { return &conns{pid: map[int]int{}, uid: map[int]int{}} }
+func newConns(most int) *conns { return &conns{max: most, pid: map[int]int{}, uid: map[int]int{}} }
 
 // enter counts one more, or says that there are enough.
 func (c *conns) enter(p call.Process) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.pid[p.PID] >= maxProcessConns || c.uid[p.UID] >= maxUserConns {
+	if c.pid[p.PID] >= maxProcessConns || c.uid[p.UID] >= max(1, c.max/4) || c.all >= c.max {
 		return false
 	}
+	c.all++
 	c.pid[p.PID]++
 	c.uid[p.UID]++
 	return true
@@ -119,6 +122,7 @@ func (c *conns) enter(p call.Process) bool {
 func (c *conns) leave(p call.Process) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.all--
 	if c.pid[p.PID]--; c.pid[p.PID] == 0 {
 		delete(c.pid, p.PID)
 	}

@@ -20,3 +20,15 @@ func (r *Refusals) Len() int {
 	defer r.mu.Unlock()
 	return len(r.known)
 }
+
+// Conns are the server's own.
+type Conns struct{ *conns }
+
+// NewConns has room for so many.
+func NewConns(most int) Conns { return Conns{newConns(most)} }
+
+// Enter is enter.
+func (c Conns) Enter(p call.Process) bool { return c.enter(p) }
+
+// Leave is leave.
+func (c Conns) Leave(p call.Process) { c.leave(p) }

@@ -29,7 +29,6 @@ import (
 const (
 	maxStreams        = 100      // calls under way on one connection
 	maxProcessConns   = 32       // connections of one process
-	maxUserConns      = 1024     // connections of one user
 	maxRequest        = 64 << 10 // bytes of a request message
 	maxHeaders        = 16 << 10 // bytes of a call's metadata
 	maxAudiences      = 8        // audiences of one JWT-SVID, as enrol has it
@@ -83,9 +82,13 @@ type Tokens interface {
 // Config is what a Server needs; every field is required.
 type Config struct {
 	Backend Backend
-	Host    string // for events
-	Clock   clock.Clock
-	Logger  *slog.Logger
+	// MaxConnections is how many there may be at once, each with a descriptor that
+	// pins its process beside its own. One user has at most a quarter of them, and
+	// one process at most 32.
+	MaxConnections int
+	Host           string // for events
+	Clock          clock.Clock
+	Logger         *slog.Logger
 }
 
 // A Server serves the Workload API.
@@ -99,7 +102,7 @@ type Server struct {
 
 // NewServer is a server that does not listen yet.
 func NewServer(cfg Config) *Server {
-	s := &Server{cfg: cfg, conns: newConns()}
+	s := &Server{cfg: cfg, conns: newConns(cfg.MaxConnections)}
 	s.grpc = grpc.NewServer(
 		grpc.Creds(attested{s}),
 		grpc.UnaryInterceptor(unary),

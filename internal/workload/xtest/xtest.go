@@ -202,7 +202,8 @@ func (a *API) Serve() {
 		a.tb.Fatal(err)
 	}
 	a.Server = workload.NewServer(workload.Config{
-		Backend: a.Backend, Host: "host1", Clock: clock.System{}, Logger: slog.New(slog.DiscardHandler),
+		MaxConnections: 256,
+		Backend:        a.Backend, Host: "host1", Clock: clock.System{}, Logger: slog.New(slog.DiscardHandler),
 	})
 	done, stop := make(chan struct{}), a.Server.Stop
 	go func(s *workload.Server) {
