@@ -38,8 +38,9 @@ type ListenerConfig struct {
 	Timeout time.Duration
 	// Clock is required.
 	Clock clock.Clock
-	// MaxHandshakes are under way at once; zero is MaxHandshakes of this package.
-	MaxHandshakes int
+	// MaxHandshakes says how many may be under way at once, asked at each; nil is
+	// always MaxHandshakes of this package.
+	MaxHandshakes func() int
 	// Refused, where set, is told of each failed handshake but those that
 	// the peer broke off, with what its certificate claims, if it sent one. It is called concurrently.
 	Refused func(remote netip.AddrPort, err error, peer call.Peer)
@@ -74,15 +75,15 @@ type shake struct {
 }
 
 // NewListener wraps inner: Accept yields *tls.Conn whose handshake is complete.
-// Handshakes run without waiting for Accept. When cfg.MaxHandshakes are under
+// Handshakes run without waiting for Accept. When cfg.MaxHandshakes() are under
 // way, the oldest gives way if it has taken longer than a second; otherwise new
 // connections wait in the kernel. Close ends the handshakes under way.
 func NewListener(inner net.Listener, config *tls.Config, cfg ListenerConfig) *Listener {
 	if cfg.Timeout == 0 {
 		cfg.Timeout = HandshakeTimeout
 	}
-	if cfg.MaxHandshakes == 0 {
-		cfg.MaxHandshakes = MaxHandshakes
+	if cfg.MaxHandshakes == nil {
+		cfg.MaxHandshakes = func() int { return MaxHandshakes }
 	}
 	l := &Listener{inner: inner, tls: config, cfg: cfg, ready: make(chan *tls.Conn)}
 	l.room = sync.NewCond(&l.mu)
@@ -159,7 +160,7 @@ func (l *Listener) accept() {
 func (l *Listener) enter(raw net.Conn) *shake {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for len(l.underway) >= l.cfg.MaxHandshakes && l.ctx.Err() == nil {
+	for len(l.underway) >= l.cfg.MaxHandshakes() && l.ctx.Err() == nil {
 		now := l.cfg.Clock.Now()
 		oldest := l.underway[0]
 		if wait := patience - now.Sub(oldest.started); wait > 0 {

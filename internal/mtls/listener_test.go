@@ -15,7 +15,7 @@ import (
 func TestSlowHandshakes(t *testing.T) {
 	t.Parallel()
 	m := newMesh(t)
-	s := serve(t, mtls.Server(m.server, clock.System{}), mtls.ListenerConfig{MaxHandshakes: 3, Timeout: time.Minute})
+	s := serve(t, mtls.Server(m.server, clock.System{}), mtls.ListenerConfig{MaxHandshakes: func() int { return 3 }, Timeout: time.Minute})
 	var idle []net.Conn
 	for range 3 {
 		c, err := net.Dial("tcp", s.addr)

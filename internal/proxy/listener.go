@@ -53,7 +53,7 @@ func (p *Proxy) newListener(s *spec, address string, ups map[upstreamKey]upstrea
 	case config == nil:
 		l.front = &attesting{Listener: l.feed, proxy: p, request: s.request()}
 	default:
-		lc := mtls.ListenerConfig{Clock: p.cfg.Clock, Refused: p.refused(s), MaxHandshakes: p.maxHandshakes()}
+		lc := mtls.ListenerConfig{Clock: p.cfg.Clock, Refused: p.refused(s), MaxHandshakes: p.maxHandshakes}
 		if s.end == call.Inbound {
 			lc.Conns = &p.conns
 		}

@@ -130,7 +130,7 @@ func Open(cfg Config) (*Agent, error) {
 		Gate: a.gate, Source: a.keepers.source, Attest: a.attest, AppPort: a.appPort, AppConn: appConn,
 		Clock: cfg.Clock, Logger: cfg.Logger, Metrics: cfg.Metrics,
 	})
-	a.workload = workload.NewServer(workload.Config{Backend: backend{a}, MaxConnections: d.workload, Host: cfg.Host, Clock: cfg.Clock, Logger: cfg.Logger})
+	a.workload = workload.NewServer(workload.Config{Backend: backend{a}, MaxConnections: workloadShare(limitOfDescriptors()), Host: cfg.Host, Clock: cfg.Clock, Logger: cfg.Logger})
 	if a.socket, err = listenUnix(cfg.Socket); err != nil {
 		return nil, errors.Join(err, sp.Close())
 	}
