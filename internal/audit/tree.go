@@ -2,6 +2,7 @@ package audit
 
 import (
 	"crypto/sha256"
+	"fmt"
 	"math/bits"
 )
 
@@ -48,6 +49,18 @@ func (t *Tree) Root() Hash {
 		root = nodeHash(t.edge[i], root)
 	}
 	return root
+}
+
+// Edge is what NewTree makes the same tree of: with Size all there is to it.
+func (t *Tree) Edge() []Hash { return append([]Hash(nil), t.edge...) }
+
+// NewTree is a tree of size leaves with that edge, the roots of its complete
+// subtrees, largest first. Another number of them is an error.
+func NewTree(size uint64, edge []Hash) (*Tree, error) {
+	if len(edge) != bits.OnesCount64(size) {
+		return nil, fmt.Errorf("a tree of %d entries with an edge of %d hashes", size, len(edge))
+	}
+	return &Tree{size: size, edge: append([]Hash(nil), edge...)}, nil
 }
 
 // nodeHash is SHA-256(0x01 || left || right).

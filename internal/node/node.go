@@ -187,13 +187,16 @@ func (n *Node) run(ctx context.Context, doors []door) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	errs := make(chan error, len(doors)+3)
-	var doorsDone, agentDone, storeDone sync.WaitGroup
+	var doorsDone, agentDone, headsDone, storeDone sync.WaitGroup
 	holdCtx, letGo := context.WithCancel(context.WithoutCancel(ctx))
 	defer letGo()
 	storeDone.Go(func() {
 		errs <- n.server.Hold(holdCtx)
 		cancel()
 	})
+	headsCtx, stopHeads := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopHeads()
+	headsDone.Go(func() { n.server.KeepHeads(headsCtx) })
 	doorsDone.Go(func() {
 		errs <- n.server.Serve(ctx)
 		cancel()
@@ -216,6 +219,8 @@ func (n *Node) run(ctx context.Context, doors []door) {
 	doorsDone.Wait()
 	stopAgent()
 	agentDone.Wait()
+	stopHeads()
+	headsDone.Wait()
 	letGo()
 	storeDone.Wait()
 	close(errs)

@@ -64,6 +64,7 @@ type Store struct {
 	write  *sql.DB
 	read   *sql.DB
 	log    string // name of the server's own log
+	heads  heads
 }
 
 // Open opens or makes the database and brings it to this program's schema. The

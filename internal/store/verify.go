@@ -18,10 +18,11 @@ const verifyPage = 1000
 
 // VerifyLogs implements control.Events: of every log it checks that indexes have
 // no hole, that leaf hashes are the bodies', that what is searched by is what the
-// bodies say, and of the server's own log every node of the Merkle tree. It reads
-// one state of the database, whatever is written meanwhile.
+// bodies say, that nothing is missing or changed of what the heads know, and of the
+// server's own log every node of the Merkle tree. It reads one state of the database, whatever is written meanwhile.
 func (s *Store) VerifyLogs(ctx context.Context) ([]control.LogReport, error) {
 	const doing = "verify logs"
+	seals := s.seals() // before the state that they are compared with
 	tx, err := s.read.BeginTx(ctx, &sql.TxOptions{Isolation: sql.LevelRepeatableRead, ReadOnly: true})
 	if err != nil {
 		return nil, s.explain(doing, err)
@@ -39,10 +40,15 @@ func (s *Store) VerifyLogs(ctx context.Context) ([]control.LogReport, error) {
 	if err != nil {
 		return nil, s.explain(doing, err)
 	}
+	for name := range seals {
+		if !slices.ContainsFunc(logs, func(l log) bool { return l.name == name }) {
+			logs = append(logs, log{name, 0})
+		}
+	}
 	slices.SortFunc(logs, func(a, b log) int { return cmp.Compare(a.name, b.name) })
 	var reports []control.LogReport
 	for _, l := range logs {
-		v := &verifier{tx: tx, own: l.name == s.log, report: control.LogReport{Log: l.name, Size: uint64(l.size)}}
+		v := &verifier{tx: tx, own: l.name == s.log, seal: seals[l.name], report: control.LogReport{Log: l.name, Size: uint64(l.size)}}
 		if err := v.run(ctx); err != nil {
 			return nil, s.explain(doing+": "+l.name, err)
 		}
@@ -55,6 +61,7 @@ func (s *Store) VerifyLogs(ctx context.Context) ([]control.LogReport, error) {
 type verifier struct {
 	tx     *sql.Tx
 	own    bool
+	seal   seal // what was there before
 	tree   audit.Tree
 	report control.LogReport
 }
@@ -88,6 +95,9 @@ func (v *verifier) run(ctx context.Context) error {
 	if v.report.Fault == "" && v.tree.Size() != v.report.Size {
 		v.report.Fault = fmt.Sprintf("entry %d: it is missing, the log has %d entries", v.tree.Size(), v.report.Size)
 	}
+	if v.report.Fault == "" {
+		v.report.Fault = v.seal.missing(&v.tree)
+	}
 	v.report.Root = v.tree.Root()
 	return nil
 }
@@ -117,7 +127,7 @@ func (v *verifier) entry(r row, nodes *[]audit.Hash) string {
 		v.report.First = e.Time
 	}
 	v.report.Last = e.Time
-	return ""
+	return v.seal.check(&v.tree)
 }
 
 // nodes compares the stored nodes of the entries from first on with want.

@@ -55,6 +55,9 @@ type Server struct {
 	fleet     *fleet.Fleet
 	policy    atomic.Pointer[policy.Set] // of everything that was published last
 	door      *door                      // for agents on other hosts; nil without
+
+	master           *keys.Master // seals the heads
+	newHeads, unkept bool         // KeepHeads' own: there was no file beside logs; it is behind
 }
 
 // Open opens the data directory, makes what is missing in it, and refuses what
@@ -79,6 +82,10 @@ func (s *Server) open(ctx context.Context) error {
 	if err := s.store.CheckClock(ctx, s.cfg.Clock.Now()); err != nil {
 		return err
 	}
+	last, err := s.store.LastTime(ctx)
+	if err != nil {
+		return err
+	}
 	master, _, err := keys.OpenMaster(filepath.Join(s.cfg.Dir, masterFile))
 	if err != nil {
 		return err
@@ -88,6 +95,9 @@ func (s *Server) open(ctx context.Context) error {
 		Clock: s.cfg.Clock, Logger: s.cfg.Logger, Made: s.signerMade,
 	})
 	if err != nil {
+		return err
+	}
+	if err := s.openHeads(master, !last.IsZero()); err != nil {
 		return err
 	}
 	for _, signer := range []*x509.Certificate{s.authority.Root(), s.authority.Intermediate()} {

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -170,4 +171,49 @@ func TestADirectoryThatAnotherUserPreparedIsRefused(t *testing.T) {
 	if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
 		t.Errorf("it holds %v, %v", left, err)
 	}
+}
+
+// A database that is put back to what it was before is not what the sealed heads
+// know, whatever it says of itself.
+func TestAnOlderDatabaseDoesNotVerify(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	database := filepath.Join(dir, "parley.db")
+	run := func(want string) {
+		t.Helper()
+		s := open(t, dir, clock.System{})
+		if err := s.Started(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		ctx, stop := context.WithCancel(t.Context())
+		stop()
+		s.KeepHeads(ctx)
+		reports, err := s.Store().VerifyLogs(t.Context())
+		if err != nil || len(reports) != 1 {
+			t.Fatal(reports, err)
+		}
+		if got := reports[0].Fault; (got == "") != (want == "") || !strings.Contains(got, want) {
+			t.Errorf("got %q, want %q", got, want)
+		}
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	run("")
+	old, err := os.ReadFile(database)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 5 {
+		run("")
+	}
+	if err := os.WriteFile(database, old, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	run("is missing, the log had")
+	// Whoever put it back on purpose says so by removing the heads.
+	if err := os.Remove(filepath.Join(dir, "audit.heads")); err != nil {
+		t.Fatal(err)
+	}
+	run("")
 }
