@@ -14,6 +14,7 @@ import (
 
 	"github.com/parleymesh/parley/internal/call"
 	"github.com/parleymesh/parley/internal/clock"
+	"github.com/parleymesh/parley/internal/identity"
 )
 
 // ErrCrowded says that a handshake had to give way to newer ones.
@@ -44,6 +45,9 @@ type ListenerConfig struct {
 	Refused func(remote netip.AddrPort, err error, peer call.Peer)
 	// Conns, where set, registers each connection under its peer until it is closed.
 	Conns *Conns
+	// MaxOpen, where set, is how many connections of one peer may be open at once;
+	// the zero ID stands for all who proved no identity. One more is closed.
+	MaxOpen func(peer identity.ID) int
 }
 
 // listener shakes hands concurrently, so that a slow peer delays nobody else.
@@ -57,10 +61,11 @@ type listener struct {
 	cancel context.CancelFunc
 	wg     sync.WaitGroup // the accept loop and every handshake
 
-	mu       sync.Mutex // guards what follows
-	room     *sync.Cond // a handshake has ended, or Close was called
-	underway []*shake   // oldest first
-	err      error      // why the accept loop ended
+	mu       sync.Mutex          // guards what follows
+	room     *sync.Cond          // a handshake has ended, or Close was called
+	underway []*shake            // oldest first
+	open     map[identity.ID]int // where cfg.MaxOpen is set
+	err      error               // why the accept loop ended
 }
 
 // A shake is one handshake under way.
@@ -204,6 +209,10 @@ func (l *listener) serve(s *shake) {
 	if err == nil && l.ctx.Err() == nil {
 		_ = s.raw.SetDeadline(time.Time{})
 		w.learn(c.ConnectionState())
+		if !l.admit(w) {
+			_ = c.Close()
+			return
+		}
 		if l.cfg.Conns != nil && !w.peer.ID.IsZero() {
 			w.onClose(l.cfg.Conns.Track(c, w.peer.ID))
 		}
@@ -228,6 +237,32 @@ func (l *listener) serve(s *shake) {
 		l.cfg.Refused(addrPort(s.raw.RemoteAddr()), err, peer)
 	}
 	l.linger(w)
+}
+
+// admit counts a connection of its peer, until it is closed, and says whether there
+// is room for it.
+func (l *listener) admit(w *conn) bool {
+	if l.cfg.MaxOpen == nil {
+		return true
+	}
+	id := w.peer.ID
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.open[id] >= l.cfg.MaxOpen(id) {
+		return false
+	}
+	if l.open == nil {
+		l.open = map[identity.ID]int{}
+	}
+	l.open[id]++
+	w.onClose(func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		if l.open[id]--; l.open[id] == 0 {
+			delete(l.open, id)
+		}
+	})
+	return true
 }
 
 func left(err error) bool {
