@@ -89,11 +89,15 @@ type Endpoint struct {
 }
 
 // The capabilities that a peer may have, beside what every one of this protocol
-// has: what a snapshot may ask for that an older agent would not enforce.
-const ()
+// has: what a snapshot may ask for that an older agent would not enforce, and
+// messages that it would not know.
+const (
+	// Settles says that an agent answers ServerMessage.Settle.
+	Settles = "settle"
+)
 
 // Capabilities are those of this program, in order.
-func Capabilities() []string { return []string{} }
+func Capabilities() []string { return []string{Settles} }
 
 // Needs are the capabilities without which s would not be enforced as it is meant.
 func Needs(*snapshot.Snapshot) []string { return []string{} }
