@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/parleymesh/parley/internal/fault"
 	"github.com/parleymesh/parley/internal/fleet/link"
@@ -191,7 +192,7 @@ func FuzzAgentMessage(f *testing.F) {
 		if err := (link.Codec{}).Unmarshal(must((link.Codec{}).Marshal(m)), &again); err != nil {
 			t.Fatal(err)
 		}
-		if diff := cmp.Diff(m, again, sameIdentity, cmp.Comparer(func(a, b time.Time) bool { return a.Equal(b) })); diff != "" {
+		if diff := cmp.Diff(m, again, sameIdentity, cmpopts.EquateEmpty(), cmp.Comparer(func(a, b time.Time) bool { return a.Equal(b) })); diff != "" {
 			t.Error(diff)
 		}
 	})
