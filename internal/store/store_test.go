@@ -50,6 +50,9 @@ func conformance(t *testing.T, fresh func(testing.TB, clock.Clock) opener) {
 		"edges":                   testEdges,
 		"edges add up":            testEdgesAddUp,
 		"audit status":            testAuditStatus,
+		"joins":                   testJoins,
+		"one of raced joins":      testRacedJoin,
+		"bans":                    testBans,
 	} {
 		t.Run(name, func(t *testing.T) { t.Parallel(); test(t, fresh) })
 	}
