@@ -65,7 +65,7 @@ func exitCode(ctx context.Context, err error) int {
 // faultExit is the exit code of a fault: of a list, the first one's counts.
 func faultExit(c fault.Code) int {
 	switch c {
-	case fault.Usage, fault.NotFound:
+	case fault.Usage, fault.NotFound, fault.BadRequest:
 		return exitInput
 	case fault.Conflict, fault.CertUnusable, fault.LogBroken:
 		return exitNo

@@ -35,13 +35,19 @@ type door struct {
 	admins    net.Listener
 }
 
-// Listen opens the address where agents connect, and later Serve serves them.
-// advertise are the addresses, host:port, by which they find it.
-func (s *Server) Listen(listen string, advertise []string) error {
-	l, err := net.Listen("tcp", listen)
+// Bind opens the address where agents connect: before anything is made, so that a
+// start that is refused leaves nothing.
+func Bind(addr string) (net.Listener, error) {
+	l, err := net.Listen("tcp", addr)
 	if err != nil {
-		return listenFault(err, listen)
+		return nil, listenFault(err, addr)
 	}
+	return l, nil
+}
+
+// Listen takes agents on l, which it closes where it fails; later Serve serves them.
+// advertise are the addresses, host:port, by which they find it.
+func (s *Server) Listen(l net.Listener, advertise []string) error {
 	id, err := identity.ServerID(s.cfg.TrustDomain)
 	if err != nil {
 		return errors.Join(err, l.Close())
