@@ -79,8 +79,10 @@ func newJoinHouse(t *testing.T) *joinHouse {
 	j := &joinHouse{h, &joins{known: map[string]enrol.JoinRecord{}, key: map[string]string{}}, new(moved)}
 	j.Registrar = enrol.New(enrol.Config{Authority: h.ca, Registry: h.reg, Joins: j.joins, Clock: j.clk, Logger: discard, Host: "server-1"})
 	j.SetSubjects([]enrol.Subject{
-		{ID: id("parley/agent/one"), TTL: enrol.AgentTTL, Hosts: []string{"one"}}, {ID: id("parley/agent/two"), TTL: enrol.AgentTTL, Hosts: []string{"two"}},
-		{ID: id("web"), TTL: time.Hour, Hosts: []string{"one"}}, enrol.Admin(id("parley/admin/alice")),
+		{ID: id("parley/agent/one"), TTL: enrol.AgentTTL, Hosts: []string{"one"}},
+		{ID: id("parley/agent/two"), TTL: enrol.AgentTTL, Hosts: []string{"two"}},
+		{ID: id("web"), TTL: time.Hour, Hosts: []string{"one"}},
+		enrol.Admin(id("parley/admin/alice")),
 	})
 	return j
 }
