@@ -13,6 +13,7 @@ import (
 	"crypto/x509"
 	"log/slog"
 	"maps"
+	"net"
 	"slices"
 	"sync"
 	"time"
@@ -81,6 +82,7 @@ type state struct {
 type agent struct {
 	connection   uint64 // of the newest stream, 0 while there is none
 	stop         context.CancelFunc
+	conn         net.Conn // that of the stream
 	version      string
 	capabilities []string
 	remote       string // the IP address that it connects from

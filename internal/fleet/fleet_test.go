@@ -65,6 +65,7 @@ func TestForgedGenerationConfirmsNothing(t *testing.T) {
 	a.send(&link.AgentMessage{Report: &link.Report{Generation: 1 << 60, Revision: 99}})
 	eventually(t, "heard", func() bool { return h.fleet.Hosts()[0].Report.Revision == 99 })
 	g := h.fleet.Ban([]identity.ID{h.ca.ID(t, "web")})
+	a.update() // it is sent, and not answered
 	if got := h.behind(g); got["a"] == "" {
 		t.Error("the ban counts as confirmed before it was heard of")
 	}
@@ -97,32 +98,57 @@ func TestNewestConnectionWins(t *testing.T) {
 	}
 }
 
-// A stream that is not read gives way too: otherwise an agent that opens streams
-// and reads none has the server hold an update for each.
-func TestStreamThatIsNotReadGivesWay(t *testing.T) {
+// What an agent does not read is held for it: once for a connection, and no longer
+// than that is its newest.
+func TestStreamsThatAreNotRead(t *testing.T) {
 	t.Parallel()
-	h := newHouse(t)
-	s := h.shop(1)
-	for i := range 4000 { // more than the windows of a stream hold
-		s.Members = append(s.Members, must(identity.NewID(h.ca.Domain, fmt.Sprintf("/s%d/%s", i, strings.Repeat("x", 200)))))
-	}
-	h.publish(s)
-	r := h.raw("a")
-	for range 80 { // more than a connection may have open
-		ctx, done := context.WithTimeout(t.Context(), 10*time.Second)
-		opened := make(chan *stream, 1)
-		go func() { opened <- r.open() }()
-		select {
-		case st := <-opened:
-			st.send(&link.AgentMessage{Hello: hello("a")})
-			if m := st.recv(); m.Welcome == nil {
-				t.Fatal("no welcome")
-			}
-		case <-ctx.Done():
-			t.Fatal("the streams before it are all open still")
+	h := houseOf(t, xtest.NewCA(t, "shop.example"), hurried{})
+	large := func(revision int64) {
+		s := h.shop(revision)
+		for i := range 1000 { // more than the window of a stream holds
+			s.Members = append(s.Members, must(identity.NewID(h.ca.Domain, fmt.Sprintf("/s%d/%s", i, strings.Repeat("x", 200)))))
 		}
-		done()
+		h.publish(s)
 	}
+	ended := func(what string, s *stream) {
+		t.Helper()
+		done := make(chan error, 1)
+		go func() {
+			<-s.Context().Done()
+			done <- s.Context().Err()
+		}()
+		go func() { // the end of the connection is seen without reading
+			for s.t.Context().Err() == nil && s.Context().Err() == nil {
+				if s.SendMsg(&link.AgentMessage{Report: &link.Report{}}) != nil {
+					done <- nil
+					return
+				}
+				time.Sleep(10 * time.Millisecond)
+			}
+		}()
+		select {
+		case <-done:
+		case <-time.After(5 * time.Second):
+			t.Errorf("%s is open still", what)
+		}
+	}
+	large(1)
+	first := h.raw("a").greeted(hello("a"))
+	large(2)
+	large(3)
+	r := h.raw("a")
+	second := r.greeted(hello("a"))
+	ended("the connection before", first)
+	// Another stream over one connection: none of the two goes on.
+	third := r.open()
+	third.send(&link.AgentMessage{Hello: hello("a")})
+	if err := third.RecvMsg(new(link.ServerMessage)); err == nil {
+		for err == nil {
+			err = third.RecvMsg(new(link.ServerMessage))
+		}
+	}
+	ended("the second", second)
+	r.greeted(hello("a")).update()
 }
 
 func TestGreetingIsRefused(t *testing.T) {

@@ -118,6 +118,7 @@ func dialed(t testing.TB, dial func(context.Context) (net.Conn, error)) *grpc.Cl
 	c, err := grpc.NewClient("passthrough:///x",
 		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return dial(ctx) }),
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithInitialWindowSize(65535), // which is then not widened: what is not read holds its sender up
 		grpc.WithDefaultCallOptions(grpc.ForceCodec(link.Codec{}), grpc.MaxCallRecvMsgSize(link.MaxMessage), grpc.MaxCallSendMsgSize(64<<20)))
 	if err != nil {
 		t.Fatal(err)

@@ -147,7 +147,7 @@ func (s *Server) connect(_ any, stream grpc.ServerStream) error {
 	if err != nil {
 		return err
 	}
-	err = s.cfg.Fleet.serve(stream.Context(), host, who.remote, who.peer.NotAfter, stream)
+	err = s.cfg.Fleet.serve(stream.Context(), host, who, stream)
 	if errors.Is(err, link.ErrMessage) {
 		return status.Error(codes.InvalidArgument, err.Error())
 	}
@@ -253,6 +253,7 @@ type shakenInfo struct {
 	credentials.CommonAuthInfo
 	peer   call.Peer
 	remote string
+	conn   net.Conn
 }
 
 // AuthType implements credentials.AuthInfo.
@@ -260,7 +261,7 @@ func (shakenInfo) AuthType() string { return "parley-mtls" }
 
 // ServerHandshake implements credentials.TransportCredentials.
 func (shaken) ServerHandshake(conn net.Conn) (net.Conn, credentials.AuthInfo, error) {
-	info := shakenInfo{CommonAuthInfo: credentials.CommonAuthInfo{SecurityLevel: credentials.PrivacyAndIntegrity}}
+	info := shakenInfo{CommonAuthInfo: credentials.CommonAuthInfo{SecurityLevel: credentials.PrivacyAndIntegrity}, conn: conn}
 	info.peer, _ = mtls.ConnFacts(conn)
 	if ap, err := netip.ParseAddrPort(conn.RemoteAddr().String()); err == nil {
 		info.remote = ap.Addr().Unmap().String()

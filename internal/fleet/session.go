@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"slices"
 	"strings"
 	"time"
@@ -18,11 +19,15 @@ import (
 	"github.com/parleymesh/parley/internal/audit"
 	"github.com/parleymesh/parley/internal/fleet/link"
 	"github.com/parleymesh/parley/internal/identity"
+	"github.com/parleymesh/parley/internal/mtls"
 )
 
-// enter makes a connection the newest of host's agent. An older one of the same
-// host ends: an agent that came back is believed before one that fell silent.
-func (f *Fleet) enter(host, remote string, hello *link.Hello, stop context.CancelFunc) (connection uint64) {
+// enter makes a stream over conn, which is nil in this process, the newest of host's
+// agent. An older one of the same host ends: an agent that came back is believed
+// before one that fell silent. former is the connection of that one, to be closed
+// once its calls had their time. Two streams over one connection are no agent's of
+// ours, and none is made: what they were sent and do not read would add up.
+func (f *Fleet) enter(host, remote string, hello *link.Hello, stop context.CancelFunc, conn net.Conn) (connection uint64, former net.Conn, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	a := f.agents[host]
@@ -31,6 +36,10 @@ func (f *Fleet) enter(host, remote string, hello *link.Hello, stop context.Cance
 		f.agents[host] = a
 	}
 	if a.stop != nil {
+		if a.conn == conn {
+			return 0, nil, fmt.Errorf("%w: it opened two streams over one connection", link.ErrMessage)
+		}
+		former = a.conn
 		a.stop()
 	}
 	f.connection++
@@ -39,14 +48,14 @@ func (f *Fleet) enter(host, remote string, hello *link.Hello, stop context.Cance
 	// The endpoints stay until it reports others; where the host is may be new.
 	moved := len(report.Endpoints) > 0 && (a.remote != remote || a.advertise != hello.Advertise)
 	*a = agent{
-		connection: f.connection, stop: stop, version: hello.Version, capabilities: hello.Capabilities,
+		connection: f.connection, stop: stop, conn: conn, version: hello.Version, capabilities: hello.Capabilities,
 		remote: remote, advertise: hello.Advertise, since: f.cfg.Clock.Now(), report: report,
 		comings: a.comings, unrecorded: a.unrecorded,
 	}
 	if moved {
 		f.next()
 	}
-	return f.connection
+	return f.connection, former, nil
 }
 
 // coming says whether this connection of host's is recorded, with how many that
@@ -71,7 +80,7 @@ func (f *Fleet) leave(host string, connection uint64) (last bool) {
 	if a == nil || a.connection != connection {
 		return false
 	}
-	a.connection, a.stop, a.lost = 0, nil, f.cfg.Clock.Now()
+	a.connection, a.stop, a.conn, a.lost = 0, nil, nil, f.cfg.Clock.Now()
 	withdrawn := len(a.report.Endpoints) > 0
 	a.report.Endpoints = nil
 	if withdrawn {
@@ -177,7 +186,8 @@ var errCertificate = status.Error(codes.Unauthenticated, "the certificate of thi
 // serve keeps one stream: updates as they come, reports as they arrive. It ends
 // with its connection's certificate at the latest, and whatever its peer does with
 // what it is sent: an older stream of a host must give way to a newer one.
-func (f *Fleet) serve(ctx context.Context, host, remote string, ends time.Time, s stream) error {
+func (f *Fleet) serve(ctx context.Context, host string, who shakenInfo, s stream) error {
+	remote, ends := who.remote, who.peer.NotAfter
 	hello, err := f.greet(ctx, host, s)
 	if err != nil {
 		f.refused(host, remote, err)
@@ -185,7 +195,18 @@ func (f *Fleet) serve(ctx context.Context, host, remote string, ends time.Time, 
 	}
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
-	connection := f.enter(host, remote, hello, stop)
+	connection, former, err := f.enter(host, remote, hello, stop, who.conn)
+	if err != nil {
+		f.refused(host, remote, err)
+		mtls.Abort(who.conn)
+		return err
+	}
+	if former != nil {
+		go func() { // ends with ctx at the latest
+			_ = f.cfg.Clock.Sleep(ctx, formerTime)
+			mtls.Abort(former)
+		}()
+	}
 	more, due := f.coming(host)
 	f.cfg.Logger.Info("agent connected", "agent_host", host, "version", hello.Version, "remote", remote)
 	if due {
@@ -346,7 +367,8 @@ func clip(s string) string { return strings.ToValidUTF8(s[:min(len(s), 80)], "")
 // Local is the control plane for the agent in this process.
 func (f *Fleet) Local(host string) *Local {
 	l := &Local{fleet: f, host: host}
-	l.connection = f.enter(host, "", &link.Hello{Version: f.cfg.Version, Capabilities: link.Capabilities()}, nil)
+	// It cannot fail: nothing but a stream is refused.
+	l.connection, _, _ = f.enter(host, "", &link.Hello{Version: f.cfg.Version, Capabilities: link.Capabilities()}, nil, nil)
 	return l
 }
 

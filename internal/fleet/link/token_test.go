@@ -77,6 +77,32 @@ func TestTokenIsRefused(t *testing.T) {
 	}
 }
 
+// One token has one spelling.
+func TestTokenHasOneSpelling(t *testing.T) {
+	t.Parallel()
+	others := 0
+	for i := range 3 {
+		tok := token()
+		tok.ID += strings.Repeat("0", i)
+		text := tok.String()
+		for _, last := range "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_" {
+			other := text[:len(text)-1] + string(last)
+			a, err := base64.RawURLEncoding.DecodeString(strings.TrimPrefix(other, "parley_join_"))
+			b, _ := base64.RawURLEncoding.DecodeString(strings.TrimPrefix(text, "parley_join_"))
+			if other == text || err != nil || string(a) != string(b) {
+				continue
+			}
+			others++
+			if _, err := link.ParseToken(other); err == nil {
+				t.Errorf("%s is read too", other)
+			}
+		}
+	}
+	if others == 0 {
+		t.Error("no other spelling to try")
+	}
+}
+
 // Whoever has the secret can become the host: no error and no log has it.
 func TestTokenIsNotRepeated(t *testing.T) {
 	t.Parallel()
