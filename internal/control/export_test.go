@@ -39,3 +39,6 @@ func (s *Server) SetReadTimeout(d time.Duration) { s.http.ReadTimeout = d }
 
 // EventPage is one page of events.
 var EventPage = eventPage
+
+// Release ends what Hold began.
+func (s *Server) Release() { <-s.changing }

@@ -199,7 +199,14 @@ func (admins) Admin(c net.Conn) (identity.ID, bool) {
 	return w.id, ok
 }
 
-func (a admins) Role(id identity.ID) string { return a[id] }
+// roleChange is held by a test that changes roles while requests are under way.
+var roleChange sync.RWMutex
+
+func (a admins) Role(id identity.ID) string {
+	roleChange.RLock()
+	defer roleChange.RUnlock()
+	return a[id]
+}
 
 func (a admins) IssueAdmin(_ context.Context, id identity.ID, _ []byte) ([][]byte, error) {
 	if a[id] == "" {

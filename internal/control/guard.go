@@ -55,10 +55,11 @@ func (s *Server) guard(w http.ResponseWriter, r *http.Request, mux *http.ServeMu
 		s.unrouted(w, r, mux)
 		return
 	}
-	if err := s.authorise(r, pattern); err != nil {
+	if err := s.authorise(r.Context(), pattern); err != nil {
 		s.fail(w, r, err)
 		return
 	}
+	r = r.WithContext(context.WithValue(r.Context(), patternKey{}, pattern))
 	r.Body = http.MaxBytesReader(w, r.Body, maxBody)
 	mux.ServeHTTP(w, r)
 }

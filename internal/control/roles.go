@@ -3,7 +3,6 @@ package control
 import (
 	"context"
 	"net"
-	"net/http"
 	"slices"
 
 	"github.com/parleymesh/parley/internal/fault"
@@ -68,9 +67,12 @@ func mayDo(role, pattern string) bool {
 	return have >= 0 && have >= slices.Index(roles, need)
 }
 
+// patternKey is that of the operation that a request is for.
+type patternKey struct{}
+
 // authorise holds a request, which admit has let in, to its peer's role.
-func (s *Server) authorise(r *http.Request, pattern string) error {
-	p, _ := peerFrom(r.Context())
+func (s *Server) authorise(ctx context.Context, pattern string) error {
+	p, _ := peerFrom(ctx)
 	if p.id.IsZero() { // root, or the server's own user
 		return nil
 	}
@@ -78,7 +80,7 @@ func (s *Server) authorise(r *http.Request, pattern string) error {
 	if mayDo(role, pattern) {
 		return nil
 	}
-	s.refused(r.Context(), p, true)
+	s.refused(ctx, p, true)
 	if role == "" {
 		role = "nobody"
 	}

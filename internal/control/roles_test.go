@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/parleymesh/parley/internal/audit"
 	"github.com/parleymesh/parley/internal/control"
@@ -108,5 +109,30 @@ func TestIssueToAdministrators(t *testing.T) {
 		if w := try(h, newRequest("POST", "/v1/certificates", body)); w.Code != code {
 			t.Errorf("%s: %d %s, want %d", body, w.Code, w.Body, code)
 		}
+	}
+}
+
+// Who loses the role while waiting for their turn does not get it.
+func TestRoleIsLostWhileWaiting(t *testing.T) {
+	t.Parallel()
+	h := newServer(t)
+	h.admins[adminID(t, "alice")] = "operator"
+	h.server.Hold()
+	done := make(chan *httptest.ResponseRecorder)
+	go func() { done <- h.as(t, "alice", "POST", "/v1/bans", `{"identity":"web"}`) }()
+	select {
+	case w := <-done:
+		t.Fatalf("it did not wait: %d", w.Code)
+	case <-time.After(100 * time.Millisecond):
+	}
+	roleChange.Lock()
+	h.admins[adminID(t, "alice")] = "viewer"
+	roleChange.Unlock() // the request reads it once it has its turn
+	h.server.Release()
+	if w := <-done; w.Code != http.StatusForbidden {
+		t.Errorf("got %d %s", w.Code, w.Body)
+	}
+	if len(h.runtime.banned) != 0 {
+		t.Errorf("banned %v", h.runtime.banned)
 	}
 }

@@ -95,10 +95,17 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	return nil
 }
 
-// lock waits for the right to change the desired state.
+// lock waits for the right to change the desired state. An administrator who lost
+// the role for it meanwhile does not get it.
 func (s *Server) lock(ctx context.Context) (unlock func(), err error) {
 	select {
 	case s.changing <- struct{}{}:
+		if pattern, ok := ctx.Value(patternKey{}).(string); ok {
+			if err := s.authorise(ctx, pattern); err != nil {
+				<-s.changing
+				return nil, err
+			}
+		}
 		return func() { <-s.changing }, nil
 	case <-ctx.Done():
 		return nil, ctx.Err()

@@ -51,7 +51,8 @@ type Registrar struct {
 	cfg      Config
 	subjects atomic.Pointer[map[identity.ID]Subject]
 	banned   atomic.Pointer[map[identity.ID]bool]
-	joins    audit.Throttle[string] // refused joins, by reason
+	joins    audit.Throttle[string]  // refused joins, by reason
+	refusals audit.Throttle[refusal] // of issuance
 }
 
 // New is a Registrar that knows no subject yet and so refuses everybody.

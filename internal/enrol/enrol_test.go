@@ -65,6 +65,8 @@ func (r *registry) Refused(_ context.Context, e *audit.Event) error {
 	return nil
 }
 
+var discard = slog.New(slog.DiscardHandler)
+
 type house struct {
 	*enrol.Registrar
 	ca  *ca.Authority

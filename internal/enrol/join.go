@@ -9,6 +9,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"log/slog"
 	"time"
 
 	"github.com/parleymesh/parley/internal/audit"
@@ -42,6 +43,11 @@ type Join struct {
 	Secret  []byte
 	Host    string
 	Expires time.Time
+}
+
+// LogValue implements slog.LogValuer: no log has the secret.
+func (j Join) LogValue() slog.Value {
+	return slog.GroupValue(slog.String("id", j.ID), slog.String("host", j.Host), slog.Time("expires", j.Expires))
 }
 
 // A JoinRecord is what is kept of a Join.

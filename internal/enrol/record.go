@@ -41,12 +41,30 @@ func (r *Registrar) release(ctx context.Context, p Permission, rec Record) error
 	return nil
 }
 
+// A refusal is what is counted together: a host can ask for what it does not get as
+// fast as it likes.
+type refusal struct {
+	host, reason string
+	id           identity.ID
+}
+
 // refuse records a refusal and returns why, with the reason why it could not be
 // recorded where that failed too.
 func (r *Registrar) refuse(ctx context.Context, kind, host string, id identity.ID, reason string, why error) error {
 	e := r.event(kind, host, id)
 	e.Action, e.Outcome, e.Reason = audit.IssueRefused, audit.Denied, reason
 	e.Message = why.Error()
+	of := refusal{host, reason, id}
+	if reason == reasonUnknown {
+		of.id = identity.ID{} // of those there is no end
+	}
+	more, due := r.refusals.Count(of, r.cfg.Clock.Now())
+	if !due {
+		return why
+	}
+	if more > 0 {
+		e.Message += fmt.Sprintf(" (%d more of these were refused since the last record)", more)
+	}
 	r.cfg.Logger.Warn("issuance refused", "id", id.String(), "asking_host", host, "reason", reason)
 	if err := r.cfg.Registry.Refused(ctx, e); err != nil {
 		return errors.Join(why, fmt.Errorf("record the refusal of %s: %w", id, err))

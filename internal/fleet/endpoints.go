@@ -1,15 +1,16 @@
 package fleet
 
 import (
-	"net"
+	"cmp"
 	"net/netip"
 	"slices"
 
 	"github.com/parleymesh/parley/internal/fleet/link"
+	"github.com/parleymesh/parley/internal/snapshot"
 )
 
-// maxEndpoints bounds how many places one service has.
-const maxEndpoints = 1024
+// maxEndpoints bounds how many places one service has on one host.
+const maxEndpoints = 4
 
 // endpoints says where services are reached from host: the places that agents
 // announce. Loopback is offered on its own host only. In a mesh without hosts the
@@ -18,20 +19,28 @@ func (f *Fleet) endpoints(host string) func(service string) []string {
 	if len(f.state.snapshot.Hosts) == 0 {
 		return nil
 	}
-	runs := map[string][]string{}
-	for _, s := range f.state.snapshot.Services {
-		runs[s.Name] = s.RunsOn
+	named := map[string]*snapshot.Service{}
+	for i := range f.state.snapshot.Services {
+		named[f.state.snapshot.Services[i].Name] = &f.state.snapshot.Services[i]
 	}
 	return func(service string) []string {
 		all := []string{}
-		for _, on := range runs[service] {
-			a := f.agents[on]
+		s := named[service]
+		if s == nil || s.Inbound == nil {
+			return all
+		}
+		for _, on := range s.RunsOn {
+			a, n := f.agents[on], 0
 			if a == nil {
 				continue
 			}
 			for _, e := range a.report.Endpoints {
-				if addr, ok := f.reach(on, a, e, host); ok && e.Service == service && len(all) < maxEndpoints {
+				if e.Service != service || n == maxEndpoints {
+					continue
+				}
+				if addr, ok := f.reach(on, a, e, host, s.Inbound.Listen); ok {
 					all = append(all, addr)
+					n++
 				}
 			}
 		}
@@ -41,77 +50,76 @@ func (f *Fleet) endpoints(host string) func(service string) []string {
 }
 
 // reach is the address of an endpoint on the host called on, as seen from another
-// one: what is announced without an address of its own is where the host is. It
-// requires f.mu.
-func (f *Fleet) reach(on string, a *agent, e link.Endpoint, from string) (string, bool) {
+// one: what is announced without an address of its own is where the host is. An
+// agent is believed about its own host and no other place, where callers would
+// connect in its stead: an address of its own is one that the mesh file gives the
+// service (listen), or the host's. It requires f.mu.
+func (f *Fleet) reach(on string, a *agent, e link.Endpoint, from, listen string) (string, bool) {
 	ap, err := netip.ParseAddrPort(e.Address)
-	if err != nil {
+	if err != nil || ap.Port() == 0 || ap.Addr().Zone() != "" {
 		return "", false
 	}
-	port := e.Address[len(e.Address)-portDigits(ap.Port()):]
-	switch ip := ap.Addr(); {
+	ip, port := ap.Addr().Unmap(), ap.Port()
+	at := func(ip netip.Addr) string { return netip.AddrPortFrom(ip, port).String() }
+	home, known := f.addressOf(on)
+	switch {
 	case ip.IsLoopback():
-		return e.Address, from == on
-	case !ip.IsUnspecified():
-		return e.Address, true
+		return at(ip), from == on
+	case ip.IsUnspecified() && !known:
+		return at(loopback), from == on
+	case ip.IsUnspecified() && home.IsLoopback():
+		// The host is the server's own machine: another one that is too may call it.
+		caller := f.agents[from]
+		return at(home), from == on || caller != nil && isLoopback(caller.remote)
+	case ip.IsUnspecified():
+		return at(home), true
 	}
-	host := f.addressOf(on, a)
-	if host == "" {
-		return net.JoinHostPort("127.0.0.1", port), from == on
-	}
-	return net.JoinHostPort(host, port), true
+	stated, err := netip.ParseAddrPort(listen)
+	return at(ip), known && ip == home || err == nil && ip == stated.Addr().Unmap()
 }
 
-func portDigits(p uint16) int {
-	n := 1
-	for ; p >= 10; p /= 10 {
-		n++
-	}
-	return n
+var loopback = netip.AddrFrom4([4]byte{127, 0, 0, 1})
+
+func isLoopback(ip string) bool {
+	addr, err := netip.ParseAddr(ip)
+	return err == nil && addr.IsLoopback()
 }
 
 // addressOf is where a host is: what the mesh file says, what its agent says, or
 // where it connects from. It requires f.mu.
-func (f *Fleet) addressOf(name string, a *agent) string {
+func (f *Fleet) addressOf(name string) (netip.Addr, bool) {
+	var stated, said, seen string
 	for _, h := range f.state.snapshot.Hosts {
-		if h.Name == name && h.Advertise != "" {
-			return h.Advertise
+		if h.Name == name {
+			stated = h.Advertise
 		}
 	}
-	if a.advertise != "" {
-		return a.advertise
+	if a := f.agents[name]; a != nil {
+		said, seen = a.advertise, a.remote
 	}
-	return a.remote
+	ip, err := netip.ParseAddr(cmp.Or(stated, said, seen))
+	return ip.Unmap(), err == nil
 }
 
-// usable says whether advertise is empty or an IP address that others could call.
+// usable says whether advertise, which an agent says of itself, is empty or an IP
+// address that others could call. Link-local ones, among them those where clouds
+// serve credentials, are named in the mesh file or not at all.
 func usable(advertise string) bool {
 	if advertise == "" {
 		return true
 	}
 	ip, err := netip.ParseAddr(advertise)
-	return err == nil && ip.Zone() == "" && !ip.IsUnspecified() && !ip.IsMulticast()
+	ip = ip.Unmap()
+	return err == nil && ip.Zone() == "" && !ip.IsUnspecified() && !ip.IsMulticast() && !ip.IsLinkLocalUnicast() && ip != broadcast
 }
+
+var broadcast = netip.AddrFrom4([4]byte{255, 255, 255, 255})
 
 func sameEndpoints(a, b []link.Endpoint) bool {
 	order := func(x []link.Endpoint) []link.Endpoint {
-		x = slices.Clone(x)
-		slices.SortFunc(x, func(a, b link.Endpoint) int {
-			if a.Service != b.Service {
-				if a.Service < b.Service {
-					return -1
-				}
-				return 1
-			}
-			if a.Address < b.Address {
-				return -1
-			}
-			if a.Address > b.Address {
-				return 1
-			}
-			return 0
+		return slices.SortedFunc(slices.Values(x), func(a, b link.Endpoint) int {
+			return cmp.Or(cmp.Compare(a.Service, b.Service), cmp.Compare(a.Address, b.Address))
 		})
-		return x
 	}
 	return slices.Equal(order(a), order(b))
 }

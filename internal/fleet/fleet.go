@@ -13,6 +13,7 @@ import (
 	"crypto/x509"
 	"log/slog"
 	"maps"
+	"net"
 	"slices"
 	"sync"
 	"time"
@@ -81,6 +82,7 @@ type state struct {
 type agent struct {
 	connection   uint64 // of the newest stream, 0 while there is none
 	stop         context.CancelFunc
+	conn         net.Conn // that of the stream
 	version      string
 	capabilities []string
 	remote       string // the IP address that it connects from
@@ -96,7 +98,14 @@ type agent struct {
 	report         link.Report
 	asked, settled uint64   // the newest question to settle, and the newest answer
 	lacks          []string // the capabilities for want of which it was not sent the newest
+	// comings bounds how many of its connections are recorded, unrecorded is how
+	// many were not since the last that was.
+	comings    pace
+	unrecorded int
 }
+
+// local says that a is in the server's process.
+func (a *agent) local() bool { return a.connection > 0 && a.stop == nil }
 
 // New is a fleet without agents and without a snapshot.
 func New(cfg Config) *Fleet {
@@ -142,12 +151,14 @@ func (f *Fleet) Snapshot() *snapshot.Snapshot {
 }
 
 // update is what host is to run by now, and the channel that closes when that may
-// have changed; nil before the first revision, and where the generation is seen.
+// have changed; nil before the first revision, and where the generation is seen. A
+// mesh without hosts is the local agent's: another one, which was of an earlier
+// revision, is told nothing of it.
 func (f *Fleet) update(host string, seen uint64) (*link.Update, <-chan struct{}) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	st := f.state
-	if st.snapshot == nil || st.generation <= seen {
+	st, a := f.state, f.agents[host]
+	if st.snapshot == nil || st.generation <= seen || len(st.snapshot.Hosts) == 0 && (a == nil || !a.local()) {
 		return nil, f.changed
 	}
 	return &link.Update{
@@ -191,7 +202,7 @@ func (f *Fleet) Hosts() []Host {
 	for _, name := range slices.Sorted(maps.Keys(names)) {
 		h := Host{Name: name}
 		if a := f.agents[name]; a != nil {
-			h.Connected, h.Local, h.Version, h.Address = a.connection > 0, a.stop == nil && a.connection > 0, a.version, a.remote
+			h.Connected, h.Local, h.Version, h.Address = a.connection > 0, a.local(), a.version, a.remote
 			h.Current, h.Lacks, h.Report = f.current(a), a.lacks, a.report
 			if h.Since = a.since; !h.Connected {
 				h.Since = a.lost
@@ -251,7 +262,7 @@ func (f *Fleet) Settle(ctx context.Context) {
 	f.settles++
 	n := f.settles
 	for _, a := range f.agents {
-		if a.connection > 0 && a.stop != nil {
+		if a.connection > 0 && slices.Contains(a.capabilities, link.Settles) && !a.local() {
 			a.asked = n
 		}
 	}

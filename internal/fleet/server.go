@@ -73,16 +73,16 @@ func NewServer(cfg ServerConfig) *Server {
 	s.fleet.RegisterService(&grpc.ServiceDesc{
 		ServiceName: link.FleetService, HandlerType: (*any)(nil),
 		Methods: []grpc.MethodDesc{
-			{MethodName: "Issue", Handler: unary(s.issue)},
-			{MethodName: "IssueJWT", Handler: unary(s.issueJWT)},
-			{MethodName: "Cursor", Handler: unary(s.cursor)},
-			{MethodName: "Collect", Handler: unary(s.collect)},
+			{MethodName: "Issue", Handler: unary(s, s.issue)},
+			{MethodName: "IssueJWT", Handler: unary(s, s.issueJWT)},
+			{MethodName: "Cursor", Handler: unary(s, s.cursor)},
+			{MethodName: "Collect", Handler: unary(s, s.collect)},
 		},
 		Streams: []grpc.StreamDesc{{StreamName: "Connect", Handler: s.connect, ServerStreams: true, ClientStreams: true}},
 	}, nil)
 	s.join.RegisterService(&grpc.ServiceDesc{
 		ServiceName: link.JoinService, HandlerType: (*any)(nil),
-		Methods: []grpc.MethodDesc{{MethodName: "Join", Handler: unary(s.joinHost)}},
+		Methods: []grpc.MethodDesc{{MethodName: "Join", Handler: unary(s, s.joinHost)}},
 	}, nil)
 	return s
 }
@@ -104,42 +104,50 @@ func (s *Server) Stop() {
 	s.fleet.Stop()
 }
 
-// unary makes a handler of gRPC out of a function.
-func unary[In, Out any](f func(context.Context, *In) (*Out, error)) grpc.MethodHandler {
+// unary makes a handler of gRPC out of a function. What only the server may know of
+// an error it logs.
+func unary[In, Out any](s *Server, f func(context.Context, *In) (*Out, error)) grpc.MethodHandler {
 	return func(_ any, ctx context.Context, decode func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
 		in := new(In)
 		if err := decode(in); err != nil {
 			return nil, status.Error(codes.InvalidArgument, link.ErrMessage.Error())
 		}
 		out, err := f(ctx, in)
-		if err != nil {
-			return nil, link.Status(err)
+		if err == nil {
+			return out, nil
 		}
-		return out, nil
+		told := link.Status(err)
+		if status.Code(told) == codes.Internal && ctx.Err() == nil {
+			s.cfg.Fleet.cfg.Logger.Error("an agent's call failed", "error", err)
+		}
+		return nil, told
 	}
 }
 
 // agent is the host that calls: by the certificate of its connection, and as long
 // as it has part in the mesh.
-func (s *Server) agent(ctx context.Context) (host, remote string, err error) {
+func (s *Server) agent(ctx context.Context) (host string, who shakenInfo, err error) {
 	p, _ := peer.FromContext(ctx)
 	who, ok := p.AuthInfo.(shakenInfo)
 	if !ok {
-		return "", "", status.Error(codes.Unauthenticated, "no certificate")
+		return "", who, status.Error(codes.Unauthenticated, "no certificate")
+	}
+	if s.cfg.Fleet.cfg.Clock.Now().After(who.peer.NotAfter) {
+		return "", who, errCertificate
 	}
 	host, ok = who.peer.ID.AgentHost()
-	if !ok || s.cfg.Trust().Admit(who.peer.ID) != nil || s.cfg.Fleet.cfg.Clock.Now().After(who.peer.NotAfter) {
-		return "", "", link.Status(fault.New(fault.HostUnknown, "see hosts in the mesh file, and parley status", "this host has no part in the mesh"))
+	if !ok || s.cfg.Trust().Admit(who.peer.ID) != nil {
+		return "", who, link.Status(fault.New(fault.HostUnknown, "see hosts in the mesh file, and parley status", "this host has no part in the mesh"))
 	}
-	return host, who.remote, nil
+	return host, who, nil
 }
 
 func (s *Server) connect(_ any, stream grpc.ServerStream) error {
-	host, remote, err := s.agent(stream.Context())
+	host, who, err := s.agent(stream.Context())
 	if err != nil {
 		return err
 	}
-	err = s.cfg.Fleet.serve(stream.Context(), host, remote, stream)
+	err = s.cfg.Fleet.serve(stream.Context(), host, who, stream)
 	if errors.Is(err, link.ErrMessage) {
 		return status.Error(codes.InvalidArgument, err.Error())
 	}
@@ -203,8 +211,8 @@ func (s *Server) collect(ctx context.Context, r *link.CollectRequest) (*link.Col
 		return nil, err
 	}
 	for _, n := range r.Entries {
-		// What a host says of another one is not believed.
-		if e, err := audit.Decode(n.Body); err != nil || e.Host != host {
+		// What a host says of another one, or in the server's name, is not believed.
+		if e, err := audit.Decode(n.Body); err != nil || e.Host != host || e.Reporter != "agent" {
 			return nil, fault.New(fault.NotPermitted, "", "an event of host %s's log is not its own", host)
 		}
 	}
@@ -245,6 +253,7 @@ type shakenInfo struct {
 	credentials.CommonAuthInfo
 	peer   call.Peer
 	remote string
+	conn   net.Conn
 }
 
 // AuthType implements credentials.AuthInfo.
@@ -252,7 +261,7 @@ func (shakenInfo) AuthType() string { return "parley-mtls" }
 
 // ServerHandshake implements credentials.TransportCredentials.
 func (shaken) ServerHandshake(conn net.Conn) (net.Conn, credentials.AuthInfo, error) {
-	info := shakenInfo{CommonAuthInfo: credentials.CommonAuthInfo{SecurityLevel: credentials.PrivacyAndIntegrity}}
+	info := shakenInfo{CommonAuthInfo: credentials.CommonAuthInfo{SecurityLevel: credentials.PrivacyAndIntegrity}, conn: conn}
 	info.peer, _ = mtls.ConnFacts(conn)
 	if ap, err := netip.ParseAddrPort(conn.RemoteAddr().String()); err == nil {
 		info.remote = ap.Addr().Unmap().String()

@@ -5,18 +5,29 @@ import (
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
+	"net"
+	"slices"
 	"strings"
 	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/parleymesh/parley/internal/audit"
 	"github.com/parleymesh/parley/internal/fleet/link"
 	"github.com/parleymesh/parley/internal/identity"
+	"github.com/parleymesh/parley/internal/mtls"
 )
 
-// enter makes a connection the newest of host's agent. An older one of the same
-// host ends: an agent that came back is believed before one that fell silent.
-func (f *Fleet) enter(host, remote string, hello *link.Hello, stop context.CancelFunc) (connection uint64) {
+// enter makes a stream over conn, which is nil in this process, the newest of host's
+// agent. An older one of the same host ends: an agent that came back is believed
+// before one that fell silent. former is the connection of that one, to be closed
+// once its calls had their time. Two streams over one connection are no agent's of
+// ours, and none is made: what they were sent and do not read would add up.
+func (f *Fleet) enter(host, remote string, hello *link.Hello, stop context.CancelFunc, conn net.Conn) (connection uint64, former net.Conn, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	a := f.agents[host]
@@ -25,16 +36,40 @@ func (f *Fleet) enter(host, remote string, hello *link.Hello, stop context.Cance
 		f.agents[host] = a
 	}
 	if a.stop != nil {
+		if a.conn == conn {
+			return 0, nil, fmt.Errorf("%w: it opened two streams over one connection", link.ErrMessage)
+		}
+		former = a.conn
 		a.stop()
 	}
 	f.connection++
 	report := a.report
 	report.Generation, report.Fault = 0, ""
+	// The endpoints stay until it reports others; where the host is may be new.
+	moved := len(report.Endpoints) > 0 && (a.remote != remote || a.advertise != hello.Advertise)
 	*a = agent{
-		connection: f.connection, stop: stop, version: hello.Version, capabilities: hello.Capabilities,
+		connection: f.connection, stop: stop, conn: conn, version: hello.Version, capabilities: hello.Capabilities,
 		remote: remote, advertise: hello.Advertise, since: f.cfg.Clock.Now(), report: report,
+		comings: a.comings, unrecorded: a.unrecorded,
 	}
-	return f.connection
+	if moved {
+		f.next()
+	}
+	return f.connection, former, nil
+}
+
+// coming says whether this connection of host's is recorded, with how many that
+// were not since the last that was: an agent can come and go as fast as it likes.
+func (f *Fleet) coming(host string) (more int, due bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	a := f.agents[host]
+	if a.comings.wait(f.cfg.Clock.Now(), comingPeriod, comingBurst) > 0 {
+		a.unrecorded++
+		return 0, false
+	}
+	more, a.unrecorded = a.unrecorded, 0
+	return more, true
 }
 
 // leave ends a connection, if it still is the newest.
@@ -45,7 +80,7 @@ func (f *Fleet) leave(host string, connection uint64) (last bool) {
 	if a == nil || a.connection != connection {
 		return false
 	}
-	a.connection, a.stop, a.lost = 0, nil, f.cfg.Clock.Now()
+	a.connection, a.stop, a.conn, a.lost = 0, nil, nil, f.cfg.Clock.Now()
 	withdrawn := len(a.report.Endpoints) > 0
 	a.report.Endpoints = nil
 	if withdrawn {
@@ -61,20 +96,25 @@ func (f *Fleet) wake() {
 	f.reported = make(chan struct{})
 }
 
-// heard takes a report of the connection.
-func (f *Fleet) heard(host string, connection uint64, r *link.Report) {
+// heard takes a report of the connection, and says whether by it services are
+// reached at other places.
+func (f *Fleet) heard(host string, connection uint64, r *link.Report) (moved bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	a := f.agents[host]
 	if a == nil || a.connection != connection {
-		return
+		return false
 	}
-	moved := !sameEndpoints(a.report.Endpoints, r.Endpoints)
+	moved = !sameEndpoints(a.report.Endpoints, r.Endpoints)
 	a.report = *r
+	if r.Generation > a.wire {
+		a.report.Generation = 0 // nobody has tried what was not sent
+	}
 	if moved {
 		f.next()
 	}
 	f.wake()
+	return moved
 }
 
 // due is what is to be sent to the agent now: nil where its part did not change.
@@ -123,7 +163,7 @@ func (f *Fleet) question(host string, connection, last uint64) uint64 {
 func (f *Fleet) answered(host string, connection, n uint64) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if a := f.agents[host]; a != nil && a.connection == connection {
+	if a := f.agents[host]; a != nil && a.connection == connection && n <= a.asked {
 		a.settled = max(a.settled, n)
 		f.wake()
 	}
@@ -140,36 +180,65 @@ func digest(w *link.WireUpdate) (sum [sha256.Size]byte, err error) {
 	return sha256.Sum256(data), nil
 }
 
-// serve keeps one stream: updates as they come, reports as they arrive.
-func (f *Fleet) serve(ctx context.Context, host, remote string, s stream) error {
-	hello, err := f.greet(host, s)
+// errCertificate ends a stream: no call would be served on its connection.
+var errCertificate = status.Error(codes.Unauthenticated, "the certificate of this connection has ended: connect anew")
+
+// serve keeps one stream: updates as they come, reports as they arrive. It ends
+// with its connection's certificate at the latest, and whatever its peer does with
+// what it is sent: an older stream of a host must give way to a newer one.
+func (f *Fleet) serve(ctx context.Context, host string, who shakenInfo, s stream) error {
+	remote, ends := who.remote, who.peer.NotAfter
+	hello, err := f.greet(ctx, host, s)
 	if err != nil {
 		f.refused(host, remote, err)
 		return err
 	}
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
-	connection := f.enter(host, remote, hello, stop)
-	f.cfg.Logger.Info("agent connected", "agent_host", host, "version", hello.Version, "remote", remote)
-	e := f.event(audit.AgentConnected, audit.Success, host, remote)
-	e.Message = "version " + strings.ToValidUTF8(clip(hello.Version), "?")
-	f.record(e)
-	gone := make(chan error, 1)
-	go func() { // ends with the stream, which ends with ctx
-		gone <- f.listen(host, connection, s)
-		stop()
-	}()
-	err = f.tell(ctx, host, connection, s)
-	if f.leave(host, connection) {
-		f.cfg.Logger.Info("agent lost", "agent_host", host)
-		f.record(f.event(audit.AgentLost, audit.Success, host, remote))
-	}
-	select {
-	case heard := <-gone:
-		return heard
-	default:
+	connection, former, err := f.enter(host, remote, hello, stop, who.conn)
+	if err != nil {
+		f.refused(host, remote, err)
+		mtls.Abort(who.conn)
 		return err
 	}
+	if former != nil {
+		go func() { // ends with ctx at the latest
+			_ = f.cfg.Clock.Sleep(ctx, formerTime)
+			mtls.Abort(former)
+		}()
+	}
+	more, due := f.coming(host)
+	f.cfg.Logger.Info("agent connected", "agent_host", host, "version", hello.Version, "remote", remote)
+	if due {
+		e := f.event(audit.AgentConnected, audit.Success, host, remote)
+		e.Message = "version " + hello.Version
+		if more > 0 {
+			e.Message += fmt.Sprintf(" (%d more since the last record)", more)
+		}
+		f.record(e)
+	}
+	over := make(chan error, 3) // its senders end with the stream or with ctx
+	go func() { over <- f.listen(ctx, host, connection, s) }()
+	go func() { over <- f.tell(ctx, host, connection, s) }()
+	go func() {
+		if f.cfg.Clock.Sleep(ctx, ends.Sub(f.cfg.Clock.Now())) == nil {
+			over <- errCertificate
+		}
+	}()
+	select {
+	case err = <-over:
+	case <-ctx.Done():
+	}
+	if f.leave(host, connection) {
+		f.cfg.Logger.Info("agent lost", "agent_host", host, "error", err)
+		if due {
+			f.record(f.event(audit.AgentLost, audit.Success, host, remote))
+		}
+	}
+	if errors.Is(err, io.EOF) {
+		return nil
+	}
+	return err
 }
 
 // stream is what serve needs of one.
@@ -178,18 +247,44 @@ type stream interface {
 	RecvMsg(m any) error
 }
 
+// first is the agent's first message, for which it has a limited time. The
+// stream has to end soon where there is none.
+func (f *Fleet) first(ctx context.Context, s stream) (*link.AgentMessage, error) {
+	ctx, done := context.WithCancel(ctx)
+	defer done()
+	got := make(chan error, 1)
+	m := new(link.AgentMessage)
+	go func() { got <- s.RecvMsg(m) }() // ends with the stream at the latest
+	late := make(chan struct{})
+	go func() {
+		if f.cfg.Clock.Sleep(ctx, helloTime) == nil {
+			close(late)
+		}
+	}()
+	select {
+	case err := <-got:
+		return m, err
+	case <-late:
+		return nil, fmt.Errorf("%w: it said nothing in %s", link.ErrMessage, helloTime)
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
 // greet hears the agent's name and versions and tells ours.
-func (f *Fleet) greet(host string, s stream) (*link.Hello, error) {
-	var m link.AgentMessage
-	if err := s.RecvMsg(&m); err != nil {
+func (f *Fleet) greet(ctx context.Context, host string, s stream) (*link.Hello, error) {
+	m, err := f.first(ctx, s)
+	if err != nil {
 		return nil, err
 	}
 	h := m.Hello
 	switch {
-	case h == nil || m.Report != nil:
+	case h == nil || m.Report != nil || m.Settled > 0:
 		return nil, fmt.Errorf("%w: it did not begin with a hello", link.ErrMessage)
 	case h.Protocol != link.Protocol:
 		return nil, fmt.Errorf("%w: protocol %d, and this server speaks %d", link.ErrMessage, h.Protocol, link.Protocol)
+	case len(h.Version) > maxVersion || len(h.Capabilities) > maxCapabilities || slices.ContainsFunc(h.Capabilities, long):
+		return nil, fmt.Errorf("%w: it has too much to say of itself", link.ErrMessage)
 	case h.Host != host:
 		return nil, fmt.Errorf("%w: it calls itself %q, and its certificate %q", link.ErrMessage, clip(h.Host), host)
 	case !usable(h.Advertise):
@@ -241,7 +336,8 @@ func (f *Fleet) tell(ctx context.Context, host string, connection uint64, s stre
 }
 
 // listen takes reports until the stream ends.
-func (f *Fleet) listen(host string, connection uint64, s stream) error {
+func (f *Fleet) listen(ctx context.Context, host string, connection uint64, s stream) error {
+	var reports, moves pace
 	for {
 		var m link.AgentMessage
 		if err := s.RecvMsg(&m); err != nil {
@@ -254,16 +350,25 @@ func (f *Fleet) listen(host string, connection uint64, s stream) error {
 		if m.Report == nil || m.Hello != nil || m.Settled > 0 {
 			return fmt.Errorf("%w: neither a report nor anything else that is known", link.ErrMessage)
 		}
-		f.heard(host, connection, m.Report)
+		tame(m.Report)
+		now := f.cfg.Clock.Now()
+		wait := reports.wait(now, reportPeriod, reportBurst)
+		if f.heard(host, connection, m.Report) {
+			wait = max(wait, moves.wait(now, movePeriod, moveBurst)) // each is news to every other host
+		}
+		if wait > 0 && f.cfg.Clock.Sleep(ctx, wait) != nil {
+			return nil
+		}
 	}
 }
 
-func clip(s string) string { return s[:min(len(s), 80)] }
+func clip(s string) string { return strings.ToValidUTF8(s[:min(len(s), 80)], "") }
 
 // Local is the control plane for the agent in this process.
 func (f *Fleet) Local(host string) *Local {
 	l := &Local{fleet: f, host: host}
-	l.connection = f.enter(host, "", &link.Hello{Version: f.cfg.Version, Capabilities: link.Capabilities()}, nil)
+	// It cannot fail: nothing but a stream is refused.
+	l.connection, _, _ = f.enter(host, "", &link.Hello{Version: f.cfg.Version, Capabilities: link.Capabilities()}, nil, nil)
 	return l
 }
 

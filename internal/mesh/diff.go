@@ -12,13 +12,13 @@ import (
 type Change struct {
 	// Op is Added, Changed or Removed.
 	Op string `json:"op"`
-	// Kind is trust_domain, setting, service, call, allow, issuer, gateway or route.
+	// Kind is trust_domain, setting, host, admin, service, call, allow, issuer, gateway or route.
 	Kind string `json:"kind"`
 	// Name is what changed: "orders", "web -> payments".
 	Name string `json:"name"`
 	// Detail is how: "POST /charge".
 	Detail string `json:"detail"`
-	// Access is what it does to who may call.
+	// Access is what it does to who may call, or administer.
 	Access Access `json:"access,omitempty"`
 }
 
@@ -29,7 +29,8 @@ const (
 	Removed = "-"
 )
 
-// Access is what a change does to who may call; empty means that it stays.
+// Access is what a change does to who may call, or administer; empty means that it
+// stays.
 type Access string
 
 // The kinds of Access. Both is one that lets in whom it did not, and no longer whom
@@ -85,6 +86,8 @@ func Diff(old, new *File) []Change {
 	} else {
 		d.settings()
 	}
+	d.hosts()
+	d.admins()
 	d.services()
 	d.calls()
 	d.allows()
@@ -140,6 +143,7 @@ func (d *differ) services() {
 		case new == nil:
 			d.add(Removed, "service", name, fmt.Sprintf("identity spiffe://%s/%s is gone", d.old.TrustDomain, name), "")
 		default:
+			d.runsOn("service", name, old.RunsOn, new.RunsOn)
 			d.runsAs(name, old.RunsAs, new.RunsAs)
 			d.inbound(name, old.Inbound, new.Inbound)
 		}
@@ -257,6 +261,7 @@ func (d *differ) gateways() {
 			d.add(Removed, "gateway", name, "was on "+old.Listen, "")
 			new = &Gateway{}
 		default:
+			d.runsOn("gateway", name, old.RunsOn, new.RunsOn)
 			d.changed("gateway", name, "listen", old.Listen, new.Listen)
 			d.changed("gateway", name, "certificate", old.TLS.String(), new.TLS.String())
 			d.front(name, old, new)

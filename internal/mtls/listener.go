@@ -15,6 +15,7 @@ import (
 
 	"github.com/parleymesh/parley/internal/call"
 	"github.com/parleymesh/parley/internal/clock"
+	"github.com/parleymesh/parley/internal/identity"
 )
 
 // ErrCrowded says that a handshake had to give way to newer ones.
@@ -46,6 +47,9 @@ type ListenerConfig struct {
 	Refused func(remote netip.AddrPort, err error, peer call.Peer)
 	// Conns, where set, registers each connection under its peer until it is closed.
 	Conns *Conns
+	// MaxOpen, where set, is how many connections of one peer may be open at once;
+	// the zero ID stands for all who proved no identity. One more is closed.
+	MaxOpen func(peer identity.ID) int
 }
 
 // A Listener shakes hands concurrently, so that a slow peer delays nobody else. It is
@@ -55,16 +59,17 @@ type Listener struct {
 	tls   *tls.Config
 	cfg   ListenerConfig
 
-	ready  chan *tls.Conn
-	ctx    context.Context // ends with Close
-	cancel context.CancelFunc
-	wg     sync.WaitGroup // the accept loop and every handshake
-	open   atomic.Int64   // see Pending
+	ready   chan *tls.Conn
+	ctx     context.Context // ends with Close
+	cancel  context.CancelFunc
+	wg      sync.WaitGroup // the accept loop and every handshake
+	pending atomic.Int64   // see Pending
 
-	mu       sync.Mutex // guards what follows
-	room     *sync.Cond // a handshake has ended, or Close was called
-	underway []*shake   // oldest first
-	err      error      // why the accept loop ended
+	mu       sync.Mutex          // guards what follows
+	room     *sync.Cond          // a handshake has ended, or Close was called
+	underway []*shake            // oldest first
+	open     map[identity.ID]int // where cfg.MaxOpen is set
+	err      error               // why the accept loop ended
 }
 
 // A shake is one handshake under way.
@@ -110,7 +115,7 @@ func (l *Listener) Accept() (net.Conn, error) {
 
 // Pending is how many connections are open that Accept has not yielded: those that
 // shake hands, that were refused and have not gone yet, and that wait for Accept.
-func (l *Listener) Pending() int { return int(l.open.Load()) }
+func (l *Listener) Pending() int { return int(l.pending.Load()) }
 
 // Addr implements net.Listener.
 func (l *Listener) Addr() net.Addr { return l.inner.Addr() }
@@ -144,11 +149,11 @@ func (l *Listener) accept() {
 			l.mu.Unlock()
 			return
 		}
-		l.open.Add(1)
+		l.pending.Add(1)
 		s := l.enter(raw)
 		if s == nil {
 			_ = raw.Close()
-			l.open.Add(-1)
+			l.pending.Add(-1)
 			return
 		}
 		l.wg.Add(1)
@@ -206,7 +211,7 @@ func (l *Listener) leave(s *shake) (evicted bool) {
 
 func (l *Listener) serve(s *shake) {
 	defer l.wg.Done()
-	defer l.open.Add(-1)
+	defer l.pending.Add(-1)
 	w := &conn{Conn: s.raw}
 	c := tls.Server(w, l.tls)
 	_ = s.raw.SetDeadline(l.cfg.Clock.Now().Add(l.cfg.Timeout))
@@ -215,6 +220,10 @@ func (l *Listener) serve(s *shake) {
 	if err == nil && l.ctx.Err() == nil {
 		_ = s.raw.SetDeadline(time.Time{})
 		w.learn(c.ConnectionState())
+		if !l.admit(w) {
+			_ = c.Close()
+			return
+		}
 		if l.cfg.Conns != nil && !w.peer.ID.IsZero() {
 			w.onClose(l.cfg.Conns.Track(c, w.peer.ID))
 		}
@@ -239,6 +248,32 @@ func (l *Listener) serve(s *shake) {
 		l.cfg.Refused(addrPort(s.raw.RemoteAddr()), err, peer)
 	}
 	l.linger(w)
+}
+
+// admit counts a connection of its peer, until it is closed, and says whether there
+// is room for it.
+func (l *Listener) admit(w *conn) bool {
+	if l.cfg.MaxOpen == nil {
+		return true
+	}
+	id := w.peer.ID
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.open[id] >= l.cfg.MaxOpen(id) {
+		return false
+	}
+	if l.open == nil {
+		l.open = map[identity.ID]int{}
+	}
+	l.open[id]++
+	w.onClose(func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		if l.open[id]--; l.open[id] == 0 {
+			delete(l.open, id)
+		}
+	})
+	return true
 }
 
 func left(err error) bool {

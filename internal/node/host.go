@@ -73,15 +73,20 @@ func joined(ctx context.Context, cfg HostConfig, state *link.State) (*link.Host,
 	}
 	if cfg.Token == "" {
 		if host != nil {
-			return nil, fault.New(fault.JoinToken, "make a token where the server runs: parley join-token "+host.Name+", and start again with --join TOKEN",
+			return nil, fault.New(fault.JoinToken, "make a token where the server runs: parley join-token "+host.Name+", and start again with --token-file FILE",
 				"this host was off for too long: its certificate ended at %s", host.Credential.NotAfter().UTC().Format("2006-01-02T15:04:05Z"))
 		}
-		return nil, fault.New(fault.JoinToken, "make a token where the server runs: parley join-token HOST, and start with --join TOKEN",
+		return nil, fault.New(fault.JoinToken, "make a token where the server runs: parley join-token HOST, and start with --token-file FILE",
 			"this machine has not joined a mesh yet")
 	}
 	token, err := link.ParseToken(cfg.Token)
 	if err != nil {
 		return nil, err
+	}
+	if host != nil && (token.Host != host.Name || token.TrustDomain != host.Credential.ID.TrustDomain()) {
+		// What is kept here, its log too, is that host's.
+		return nil, fault.New(fault.JoinToken, "give the other host a directory of its own: --dir DIR",
+			"%s is the directory of host %s of %s, and the token is for host %s of %s", cfg.Dir, host.Name, host.Credential.ID.TrustDomain(), token.Host, token.TrustDomain)
 	}
 	key, err := state.JoinKey()
 	if err != nil {
@@ -238,11 +243,12 @@ func (o *ownSource) Save(c *identity.Credential) error {
 // applied keeps what is in force, and the bundle that came with it.
 func (o *ownSource) applied(logger *slog.Logger) func(*link.Update) {
 	return func(u *link.Update) {
-		if err := o.state.SaveUpdate(u); err != nil {
-			logger.Error("snapshot not kept", "revision", u.Snapshot.Revision, "error", err)
-		}
+		// First what the server is verified by: an update can be asked for again.
 		if err := o.learn(u.Bundle); err != nil {
 			logger.Error("bundle not kept", "error", err)
+		}
+		if err := o.state.SaveUpdate(u); err != nil {
+			logger.Error("snapshot not kept", "revision", u.Snapshot.Revision, "error", err)
 		}
 	}
 }

@@ -113,10 +113,24 @@ func Start(ctx context.Context, cfg Config) (*Node, error) {
 	if err != nil {
 		return nil, err
 	}
+	var agents net.Listener
+	if cfg.Listen != "" {
+		if agents, err = server.Bind(cfg.Listen); err != nil {
+			return nil, err
+		}
+	}
 	srv, err := server.Open(ctx, server.Config{
 		Host: cfg.Host, Dir: cfg.Dir, Store: cfg.Store, TrustDomain: domain, Version: cfg.Version.Version, Clock: cfg.Clock, Logger: cfg.Logger,
 	})
+	if err == nil && agents != nil {
+		err = srv.Listen(agents, cfg.Advertise)
+	} else if agents != nil {
+		err = errors.Join(err, agents.Close())
+	}
 	if err != nil {
+		if srv != nil {
+			err = errors.Join(err, srv.Close())
+		}
 		return nil, err
 	}
 	n := &Node{host: cfg.Host, server: srv, done: make(chan struct{})}
@@ -127,11 +141,6 @@ func Start(ctx context.Context, cfg Config) (*Node, error) {
 }
 
 func (n *Node) start(ctx context.Context, cfg Config) error {
-	if cfg.Listen != "" {
-		if err := n.server.Listen(cfg.Listen, cfg.Advertise); err != nil {
-			return err
-		}
-	}
 	if _, err := n.server.Resume(ctx); err != nil {
 		return err
 	}

@@ -170,10 +170,11 @@ func (r *runtime) Certificates(ctx context.Context, now time.Time, after string,
 		return nil, err
 	}
 	slices.SortFunc(records, func(a, b enrol.Record) int { return strings.Compare(a.Serial, b.Serial) })
-	presented := map[string]time.Time{} // and when each is renewed
+	type serial struct{ host, number string } // a host speaks for its own only
+	presented := map[serial]time.Time{}       // and when each is renewed
 	for _, h := range r.node.server.Fleet().Hosts() {
 		for _, s := range h.Report.Services {
-			presented[s.Serial] = s.RenewsAt
+			presented[serial{h.Name, s.Serial}] = s.RenewsAt
 		}
 	}
 	var out []api.Certificate
@@ -185,7 +186,7 @@ func (r *runtime) Certificates(ctx context.Context, now time.Time, after string,
 			Serial: rec.Serial, Kind: kindOf(rec.ID), ID: rec.ID.String(), NotBefore: rec.NotBefore, NotAfter: rec.NotAfter,
 			Fingerprint: rec.Fingerprint, Host: rec.Host,
 		}
-		if renews, ok := presented[rec.Serial]; ok {
+		if renews, ok := presented[serial{rec.Host, rec.Serial}]; ok {
 			c.Current, c.RenewsAt = true, renews
 		}
 		out = append(out, c)

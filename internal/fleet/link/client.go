@@ -54,19 +54,28 @@ type ClientConfig struct {
 
 // A Client is an agent's connection to its servers. It is safe for concurrent use.
 type Client struct {
-	cfg  ClientConfig
-	conn *grpc.ClientConn
-	next int // of Addresses; guarded by mu
+	cfg    ClientConfig
+	dialer *mtls.Dialer
 
-	mu        sync.Mutex // guards what follows
+	mu        sync.Mutex       // guards what follows
+	conn      *grpc.ClientConn // what streams and calls go over
+	ends      time.Time        // of the certificates of the connection that was opened last
+	next      int              // of Addresses
 	update    *Update
-	wire      uint64 // the server's own number of update
+	wire      uint64   // the server's own number of update, 0 for one of another connection
+	refused   *refusal // of an update that is newer than that; nil where there is none
 	report    *Report
-	settled   uint64        // the newest Settle that was done
+	settled   uint64        // the newest Settle that was done, on this stream
 	changed   chan struct{} // closed at the next update
 	reported  chan struct{} // closed at the next report
 	connected bool
 	failure   error // why there is no stream
+}
+
+// A refusal is why an update was not taken.
+type refusal struct {
+	generation uint64
+	why        string
 }
 
 // NewClient is a client that does not connect before Run or a call.
@@ -77,35 +86,45 @@ func NewClient(cfg ClientConfig) (*Client, error) {
 		last.Generation = 1
 		c.update = &last
 	}
-	dialer := mtls.NewDialer(cfg.Source, cfg.Server, cfg.Clock, mtls.Fleet)
+	c.dialer = mtls.NewDialer(cfg.Source, cfg.Server, cfg.Clock, mtls.Fleet)
 	var err error
-	c.conn, err = newConn(
-		func(ctx context.Context, _ string) (net.Conn, error) { return c.dial(ctx, dialer) },
-		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: pingEvery, Timeout: pingTimeout, PermitWithoutStream: true}),
-		grpc.WithConnectParams(grpc.ConnectParams{
-			Backoff:           backoff.Config{BaseDelay: minWait, Multiplier: 2, Jitter: 0.5, MaxDelay: maxWait},
-			MinConnectTimeout: mtls.DialTimeout,
-		}),
-	)
+	c.conn, err = c.newConn()
 	return c, err
 }
 
-// dial tries the addresses in turn, each time beginning behind the last that was
-// tried.
-func (c *Client) dial(ctx context.Context, d *mtls.Dialer) (net.Conn, error) {
+func (c *Client) newConn() (*grpc.ClientConn, error) {
+	return newConn(
+		func(ctx context.Context, _ string) (net.Conn, error) { return c.dial(ctx) },
+		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: pingEvery, Timeout: pingTimeout, PermitWithoutStream: true}),
+		grpc.WithConnectParams(grpc.ConnectParams{
+			Backoff: backoff.Config{BaseDelay: minWait, Multiplier: 2, Jitter: 0.5, MaxDelay: maxWait},
+			// gRPC gives one attempt this long: a silent address leaves time for the others.
+			MinConnectTimeout: mtls.DialTimeout * time.Duration(max(1, len(c.cfg.Addresses))),
+		}),
+	)
+}
+
+// dial tries the addresses in turn, each time beginning behind the last that
+// failed.
+func (c *Client) dial(ctx context.Context) (net.Conn, error) {
 	var errs []error
 	for range c.cfg.Addresses {
 		c.mu.Lock()
 		addr := c.cfg.Addresses[c.next%len(c.cfg.Addresses)]
 		c.mu.Unlock()
-		conn, err := d.DialContext(ctx, "tcp", addr)
+		conn, err := c.dialer.DialContext(ctx, "tcp", addr)
+		c.mu.Lock()
 		if err == nil {
+			c.ends = mtls.Ends(conn)
+			c.mu.Unlock()
 			return conn, nil
 		}
-		errs = append(errs, fmt.Errorf("%s: %w", addr, err))
-		c.mu.Lock()
 		c.next++
 		c.mu.Unlock()
+		errs = append(errs, fmt.Errorf("%s: %w", addr, err))
+		if ctx.Err() != nil {
+			break // out of time: the next attempt begins with the next address
+		}
 	}
 	err := errors.Join(errs...)
 	c.fail(err)
@@ -113,24 +132,52 @@ func (c *Client) dial(ctx context.Context, d *mtls.Dialer) (net.Conn, error) {
 }
 
 // Close ends the connection.
-func (c *Client) Close() error { return c.conn.Close() }
+func (c *Client) Close() error { return c.current().Close() }
+
+// current is the connection that streams and calls go over.
+func (c *Client) current() *grpc.ClientConn {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.conn
+}
 
 // Run keeps a stream to a server until ctx ends. The connection below it has its
-// own waits; the stream only takes a breath, for a server that ends streams.
+// own waits; those of the stream are for a server that takes connections and ends
+// streams.
 func (c *Client) Run(ctx context.Context) error {
-	for said := ""; ; {
-		err := c.stream(ctx)
-		if ctx.Err() != nil {
+	var retired sync.WaitGroup
+	defer retired.Wait()
+	var next *stream
+	for wait, said := minWait, ""; ; {
+		began, err := c.cfg.Clock.Now(), error(nil)
+		s := next
+		if s == nil {
+			s, err = c.open(ctx, c.current(), grpc.WaitForReady(true))
+		}
+		if err == nil {
+			next, err = c.follow(ctx, s, &retired)
+		}
+		switch {
+		case ctx.Err() != nil:
+			if next != nil {
+				next.stop()
+			}
 			return nil
+		case next != nil:
+			continue
 		}
 		c.fail(err)
 		if text := err.Error(); text != said { // once, however long it lasts
 			c.cfg.Logger.Warn("no server: the last snapshot stays in force", "error", err)
 			said = text
 		}
-		if c.cfg.Clock.Sleep(ctx, minWait/2+rand.N(minWait)) != nil {
+		if c.cfg.Clock.Now().Sub(began) > maxWait {
+			wait = minWait
+		}
+		if c.cfg.Clock.Sleep(ctx, wait/2+rand.N(wait)) != nil {
 			return nil
 		}
+		wait = min(2*wait, maxWait)
 	}
 }
 
@@ -149,48 +196,6 @@ func (c *Client) State() (connected bool, why error) {
 	return c.connected, c.failure
 }
 
-// stream runs one stream to its end.
-func (c *Client) stream(ctx context.Context) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	s, err := c.conn.NewStream(ctx, &grpc.StreamDesc{ServerStreams: true, ClientStreams: true}, methodConnect, grpc.WaitForReady(true))
-	if err != nil {
-		return fromStatus(err)
-	}
-	hello := &Hello{
-		Protocol: Protocol, Version: c.cfg.Version, Capabilities: Capabilities(), Host: c.cfg.Host,
-		Advertise: c.cfg.Advertise, Now: c.cfg.Clock.Now().UTC(),
-	}
-	if err := s.SendMsg(&AgentMessage{Hello: hello}); err != nil {
-		return fromStatus(firstError(s, err))
-	}
-	var m ServerMessage
-	if err := s.RecvMsg(&m); err != nil {
-		return fromStatus(err)
-	}
-	if m.Welcome == nil || m.Update != nil {
-		return fmt.Errorf("%w: the server did not begin with its name and version", ErrMessage)
-	}
-	c.mu.Lock()
-	c.connected, c.failure, c.settled = true, nil, 0
-	c.mu.Unlock()
-	c.cfg.Logger.Info("connected to the server", "version", m.Welcome.Version)
-	sent := make(chan error, 1)
-	go func() { sent <- c.send(ctx, s) }() // ends with ctx
-	err = c.receive(ctx, s)
-	cancel()
-	<-sent
-	return fromStatus(err)
-}
-
-// firstError is why a stream ended: SendMsg says only that it did.
-func firstError(s grpc.ClientStream, err error) error {
-	if got := s.RecvMsg(new(ServerMessage)); got != nil {
-		return got
-	}
-	return err
-}
-
 // receive takes updates until the stream ends.
 func (c *Client) receive(ctx context.Context, s grpc.ClientStream) error {
 	for {
@@ -206,6 +211,9 @@ func (c *Client) receive(ctx context.Context, s grpc.ClientStream) error {
 			return fmt.Errorf("%w: neither an update nor anything else that is known", ErrMessage)
 		}
 		u, err := m.Update.Update()
+		if err == nil {
+			err = c.concerns(u)
+		}
 		if err != nil {
 			// Refused whole: the last one stays, and the server is told.
 			c.cfg.Logger.Error("snapshot refused", "revision", m.Update.Revision, "error", err)
@@ -216,14 +224,31 @@ func (c *Client) receive(ctx context.Context, s grpc.ClientStream) error {
 	}
 }
 
-// settle delivers what was recorded so far, and says so.
+// settle delivers what was recorded so far, and says so on the stream that ctx is of.
 func (c *Client) settle(ctx context.Context, n uint64) {
 	c.cfg.Settle(ctx)
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if ctx.Err() != nil {
+		return
+	}
 	c.settled = max(c.settled, n)
 	close(c.reported)
 	c.reported = make(chan struct{})
+}
+
+// concerns refuses an update of another mesh or for another host: what would be
+// run by it, and whom it would be trusted by, is not this agent's to take over.
+func (c *Client) concerns(u *Update) error {
+	if td := c.cfg.Server.TrustDomain(); u.Snapshot.TrustDomain != td {
+		return fmt.Errorf("%w: it is of %s, and this agent of %s", ErrMessage, u.Snapshot.TrustDomain, td)
+	}
+	for _, h := range u.Snapshot.Hosts {
+		if h.Name != c.cfg.Host {
+			return fmt.Errorf("%w: it is for host %q, and this is %q", ErrMessage, h.Name, c.cfg.Host)
+		}
+	}
+	return nil
 }
 
 // take makes u the newest update, under a number of our own: servers count anew
@@ -231,7 +256,7 @@ func (c *Client) settle(ctx context.Context, n uint64) {
 func (c *Client) take(u *Update) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.wire = u.Generation
+	c.wire, c.refused = u.Generation, nil
 	next := *u
 	next.Generation = 1
 	if c.update != nil {
@@ -242,20 +267,25 @@ func (c *Client) take(u *Update) {
 	c.changed = make(chan struct{})
 }
 
-// refuse reports that an update was not taken.
+// refuse reports that an update was not taken, now and with whatever is reported
+// until the next one comes.
 func (c *Client) refuse(generation uint64, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.refused = &refusal{generation, err.Error()}
 	r := Report{}
 	if c.report != nil {
 		r = *c.report
 	}
-	r.Generation, r.Fault = generation, err.Error()
 	c.tell(&r)
 }
 
-// tell makes r what is sent next. It requires c.mu.
+// tell makes r, whose numbers it fills in, what is sent next. It requires c.mu.
 func (c *Client) tell(r *Report) {
+	r.Generation = c.wire
+	if c.refused != nil {
+		r.Generation, r.Fault = c.refused.generation, c.refused.why
+	}
 	c.report = r
 	close(c.reported)
 	c.reported = make(chan struct{})
@@ -287,16 +317,13 @@ func (c *Client) Report(r *Report) {
 	if c.update == nil || r.Generation != c.update.Generation {
 		return // it is about an update that is no longer the newest: another follows
 	}
-	next.Generation = c.wire
 	c.tell(&next)
 }
 
 // send sends reports as they come.
 func (c *Client) send(ctx context.Context, s grpc.ClientStream) error {
 	var last *Report
-	c.mu.Lock()
-	said := c.settled // to an earlier stream
-	c.mu.Unlock()
+	var said uint64
 	for {
 		c.mu.Lock()
 		r, settled, reported := c.report, c.settled, c.reported
@@ -325,7 +352,7 @@ func (c *Client) send(ctx context.Context, s grpc.ClientStream) error {
 func (c *Client) call(ctx context.Context, method string, in, out any) error {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	return fromStatus(c.conn.Invoke(ctx, method, in, out))
+	return fromStatus(c.current().Invoke(ctx, method, in, out))
 }
 
 // Issue asks for a certificate of id over csr.

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"sync"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
@@ -52,17 +53,24 @@ func joinAt(ctx context.Context, addr string, t Token, key crypto.Signer, csr []
 	if err != nil {
 		return nil, err
 	}
+	// gRPC may still dial, or dial again, when the call is over.
+	var mu sync.Mutex // guards root and refused
 	var root *x509.Certificate
-	config := mtls.Joining(t.Pin, server, clk, func(r *x509.Certificate) { root = r })
 	var refused error
-	dial := func(ctx context.Context, _ string) (net.Conn, error) {
+	config := mtls.Joining(t.Pin, server, clk, func(r *x509.Certificate) {
+		mu.Lock()
+		defer mu.Unlock()
+		root = r
+	})
+	conn, err := newConn(func(ctx context.Context, _ string) (net.Conn, error) {
 		conn, err := dialTLS(ctx, addr, config)
 		if mtls.IsRefusal(err) {
+			mu.Lock()
+			defer mu.Unlock()
 			refused = err
 		}
 		return conn, err
-	}
-	conn, err := newConn(dial)
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -71,6 +79,8 @@ func joinAt(ctx context.Context, addr string, t Token, key crypto.Signer, csr []
 	defer cancel()
 	var reply JoinReply
 	err = fromStatus(conn.Invoke(ctx, methodJoin, &JoinRequest{Protocol: Protocol, Version: version, ID: t.ID, Secret: t.Secret, CSR: csr}, &reply))
+	mu.Lock()
+	defer mu.Unlock()
 	if refused != nil {
 		return nil, fault.Wrap(refused, fault.ServerUntrusted, "make a token on the server that this host is to join: parley join-token "+t.Host,
 			"what answers at %s is not the server of the join token", addr)

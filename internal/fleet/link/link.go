@@ -93,8 +93,11 @@ type Endpoint struct {
 }
 
 // The capabilities that a peer may have, beside what every one of this protocol
-// has: what a snapshot may ask for that an older agent would not enforce.
+// has: what a snapshot may ask for that an older agent would not enforce, and
+// messages that it would not know.
 const (
+	// Settles says that an agent answers ServerMessage.Settle.
+	Settles = "settle"
 	// EdgeFront is what stands in front of a gateway: redirect, HSTS, trusted proxies.
 	EdgeFront = "edge_front"
 	// Tokens are routes that ask for tokens of issuers.
@@ -105,7 +108,7 @@ const (
 )
 
 // Capabilities are those of this program, in order.
-func Capabilities() []string { return []string{EdgeFront, Tokens, WebSocket} }
+func Capabilities() []string { return []string{EdgeFront, Settles, Tokens, WebSocket} }
 
 // Needs are the capabilities without which s would not be enforced as it is meant.
 func Needs(s *snapshot.Snapshot) []string {

@@ -4,6 +4,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"log/slog"
 	"net"
 	"strings"
 	"time"
@@ -58,6 +59,11 @@ func (t Token) String() string {
 		ID: t.ID, Secret: t.Secret, Host: t.Host, Expires: t.Expires.Unix(),
 	})
 	return tokenMark + base64.RawURLEncoding.EncodeToString(data)
+}
+
+// LogValue implements slog.LogValuer: no log has the secret.
+func (t Token) LogValue() slog.Value {
+	return slog.GroupValue(slog.String("id", t.ID), slog.String("host", t.Host), slog.Time("expires", t.Expires))
 }
 
 var errToken = errors.New("not a join token")

@@ -78,6 +78,9 @@ func (w *Bundle) Bundle() (*identity.Bundle, error) {
 	if b.Roots, err = parseChain(w.Roots); err != nil {
 		return nil, err
 	}
+	if len(b.Roots) == 0 {
+		return nil, fmt.Errorf("%w: a bundle without a root, by which nobody could be trusted any more", ErrMessage)
+	}
 	for kid, der := range w.JWTKeys {
 		if b.JWTKeys[kid], err = x509.ParsePKIXPublicKey(der); err != nil {
 			return nil, fmt.Errorf("bundle of %s: key %s: %w", td, kid, err)
@@ -142,6 +145,14 @@ type Hello struct {
 	Advertise string `json:"advertise,omitempty"`
 	// Now is the sender's clock.
 	Now time.Time `json:"now"`
+}
+
+// UnmarshalJSON implements json.Unmarshaler. It is the one message that is not read
+// strictly: a peer of a later version may say more of itself, restricts nothing by
+// it, and has to be understood as far as its protocol's number.
+func (h *Hello) UnmarshalJSON(data []byte) error {
+	type plain Hello
+	return json.Unmarshal(data, (*plain)(h))
 }
 
 // A WireUpdate is an Update on the wire and on disk. The snapshot is read by

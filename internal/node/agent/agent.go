@@ -68,7 +68,9 @@ type Config struct {
 	// Kept keeps credentials on disk; nil keeps none, where the CA is in this
 	// process.
 	Kept Credentials
-	// Applied, if set, is told of each update that was brought into force in full.
+	// Applied, if set, is told what an agent that starts anew is to run by: each
+	// update that was brought into force in full, and otherwise the last that was,
+	// with what the newest one withdraws.
 	Applied func(*link.Update)
 	Clock   clock.Clock
 	Logger  *slog.Logger
@@ -100,8 +102,9 @@ type Agent struct {
 	findings findings
 	hosting  sync.Mutex // held while the host is looked at for findings
 
-	applying sync.Mutex // held while an update is applied, so that none is undone by an older one
-	mu       sync.Mutex // guards failure and the step from one current to the next
+	applying sync.Mutex   // held while an update is applied, so that none is undone by an older one
+	good     *link.Update // what Applied was told last; guarded by applying
+	mu       sync.Mutex   // guards failure and the step from one current to the next
 	applied  broadcast
 	failure  error
 

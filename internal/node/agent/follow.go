@@ -4,6 +4,7 @@ import (
 	"context"
 	"maps"
 	"sync"
+	"slices"
 	"time"
 
 	"github.com/parleymesh/parley/internal/audit"
@@ -33,12 +34,27 @@ func (a *Agent) follow(ctx context.Context) error {
 		a.current.Store(&u)
 		a.failure = err
 		a.mu.Unlock()
-		if err == nil && a.cfg.Applied != nil {
-			a.cfg.Applied(&u)
+		if a.cfg.Applied != nil {
+			a.good = lasting(a.good, &u, err == nil)
+			a.cfg.Applied(a.good)
 		}
 		a.applying.Unlock()
 		a.applied.send()
 	}
+}
+
+// lasting is what a start without a server is to run by: u, where all of it runs or
+// there was nothing before it, and otherwise good with what is withdrawn since. A
+// listener that cannot open is no reason to let a banned identity in again.
+func lasting(good, u *link.Update, full bool) *link.Update {
+	if full || good == nil {
+		return u
+	}
+	next, snap := *good, *good.Snapshot
+	next.Bundle, next.Banned, next.Snapshot = u.Bundle, u.Banned, &snap
+	snap.APIKeys = u.Snapshot.APIKeys
+	snap.Members = slices.DeleteFunc(slices.Clone(snap.Members), func(id identity.ID) bool { return !slices.Contains(u.Snapshot.Members, id) })
+	return &next
 }
 
 // apply brings an update into force: trust first, so that nobody who left gets

@@ -35,13 +35,19 @@ type door struct {
 	admins    net.Listener
 }
 
-// Listen opens the address where agents connect, and later Serve serves them.
-// advertise are the addresses, host:port, by which they find it.
-func (s *Server) Listen(listen string, advertise []string) error {
-	l, err := net.Listen("tcp", listen)
+// Bind opens the address where agents connect: before anything is made, so that a
+// start that is refused leaves nothing.
+func Bind(addr string) (net.Listener, error) {
+	l, err := net.Listen("tcp", addr)
 	if err != nil {
-		return listenFault(err, listen)
+		return nil, listenFault(err, addr)
 	}
+	return l, nil
+}
+
+// Listen takes agents on l, which it closes where it fails; later Serve serves them.
+// advertise are the addresses, host:port, by which they find it.
+func (s *Server) Listen(l net.Listener, advertise []string) error {
 	id, err := identity.ServerID(s.cfg.TrustDomain)
 	if err != nil {
 		return errors.Join(err, l.Close())
@@ -52,11 +58,20 @@ func (s *Server) Listen(listen string, advertise []string) error {
 		ID: id, Issuer: ownIssuer{s}, Trust: d.trust.Load, Clock: s.cfg.Clock, Logger: s.cfg.Logger,
 	})
 	d.fleet = fleet.NewServer(fleet.ServerConfig{Fleet: s.fleet, Trust: d.trust.Load})
-	front := mtls.NewListener(l, mtls.Control(d.keeper, s.authority.Root(), s.cfg.Clock), mtls.ListenerConfig{Clock: s.cfg.Clock, Conns: &d.conns})
+	front := mtls.NewListener(l, mtls.Control(d.keeper, s.authority.Root(), s.cfg.Clock), mtls.ListenerConfig{Clock: s.cfg.Clock, Conns: &d.conns, MaxOpen: maxOpen})
 	parts := mtls.Split(front, []string{mtls.Fleet}, []string{mtls.Join}, []string{mtls.HTTP1})
 	d.agents, d.joins, d.admins = parts[0], parts[1], parts[2]
 	s.door = d
 	return nil
+}
+
+// maxOpen is how many connections of one peer are open at once: an agent has one,
+// and two for a moment; hosts that join come and go.
+func maxOpen(peer identity.ID) int {
+	if peer.IsZero() {
+		return 256
+	}
+	return 32
 }
 
 // Address is where agents connect, as it was opened; nil without Listen.

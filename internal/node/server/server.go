@@ -137,8 +137,14 @@ func (s *Server) Bundle() *identity.Bundle { return s.authority.Bundle() }
 // Authority is the CA, for what it shows of itself.
 func (s *Server) Authority() *ca.Authority { return s.authority }
 
-// Close closes the store.
-func (s *Server) Close() error { return s.store.Close() }
+// Close closes the store, and the address of agents, which Serve has closed where it
+// ran.
+func (s *Server) Close() error {
+	if s.door != nil {
+		_ = s.door.agents.Close()
+	}
+	return s.store.Close()
+}
 
 // Resume brings the stored bans into force, publishes the newest stored revision and
 // reports its number, 0 where
