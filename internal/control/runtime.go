@@ -65,4 +65,7 @@ type RuntimeStatus struct {
 	Audit api.AuditStatus
 	// Findings are those of the running parts; control adds the mesh file's.
 	Findings []api.Finding
+	// Expected says of kinds of the mesh file's findings why they are as they are
+	// meant to be here.
+	Expected map[string]string
 }

@@ -35,7 +35,10 @@ func (o operations) GetStatus(ctx context.Context, _ api.GetStatusRequestObject)
 		if file, err = mesh.Parse(head.Name, head.Text); err != nil {
 			found = append(found, api.Finding{Code: "revision_unreadable", Message: fmt.Sprintf("revision %d is no longer valid: %v", head.Number, err), Help: "apply a corrected file: parley apply"})
 		} else {
-			found = append(found, findings(mesh.Findings(file))...)
+			for _, f := range findings(mesh.Findings(file)) {
+				f.Expected = run.Expected[f.Code]
+				found = append(found, f)
+			}
 		}
 	}
 	if run.Revision != head.Number {

@@ -3,8 +3,8 @@ package agent
 import (
 	"context"
 	"maps"
-	"sync"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/parleymesh/parley/internal/audit"
