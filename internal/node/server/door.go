@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -58,12 +59,43 @@ func (s *Server) Listen(l net.Listener, advertise []string) error {
 		ID: id, Issuer: ownIssuer{s}, Trust: d.trust.Load, Clock: s.cfg.Clock, Logger: s.cfg.Logger,
 	})
 	d.fleet = fleet.NewServer(fleet.ServerConfig{Fleet: s.fleet, Trust: d.trust.Load})
-	front := mtls.NewListener(l, mtls.Control(d.keeper, s.authority.Root(), s.cfg.Clock), mtls.ListenerConfig{Clock: s.cfg.Clock, Conns: &d.conns, MaxOpen: maxOpen})
+	front := mtls.NewListener(newHeld(l, d.keeper.Ready()), mtls.Control(d.keeper, s.authority.Root(), s.cfg.Clock), mtls.ListenerConfig{Clock: s.cfg.Clock, Conns: &d.conns, MaxOpen: maxOpen})
 	parts := mtls.Split(front, []string{mtls.Fleet}, []string{mtls.Join}, []string{mtls.HTTP1})
 	d.agents, d.joins, d.admins = parts[0], parts[1], parts[2]
 	s.door = d
 	return nil
 }
+
+// A held listener leaves connections in the kernel until the server has a
+// certificate to show: an agent that joins right then waits, and is not refused.
+type held struct {
+	net.Listener
+	ready  <-chan struct{}
+	closed chan struct{}
+	close  func() error
+}
+
+func newHeld(l net.Listener, ready <-chan struct{}) *held {
+	h := &held{Listener: l, ready: ready, closed: make(chan struct{})}
+	h.close = sync.OnceValue(func() error {
+		close(h.closed)
+		return l.Close()
+	})
+	return h
+}
+
+// Accept implements net.Listener.
+func (h *held) Accept() (net.Conn, error) {
+	select {
+	case <-h.ready:
+		return h.Listener.Accept()
+	case <-h.closed:
+		return nil, net.ErrClosed
+	}
+}
+
+// Close implements net.Listener.
+func (h *held) Close() error { return h.close() }
 
 // maxOpen is how many connections of one peer are open at once: an agent has one,
 // and two for a moment; hosts that join come and go.
