@@ -36,7 +36,7 @@ func (g *Gate) Check(r *call.Request) call.Verdict {
 	r.Caller = identity.Caller{}
 	v := c.ready(g.failing.Load())
 	if v.Code == "" {
-		if s := c.of(r); s != nil {
+		if s := c.of(r, c.now); s != nil {
 			c.state = s
 			v = c.decide()
 		} else {

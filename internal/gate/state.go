@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/parleymesh/parley/internal/call"
 	"github.com/parleymesh/parley/internal/gate/authn"
@@ -22,18 +23,20 @@ type state struct {
 	trust  func() *identity.Trust
 	meters *meters
 	// former is the state before the newest revision, for requests whose route
-	// was matched just before it came. It has no former of its own.
+	// was matched just before it came. It has no former of its own. It is forgotten
+	// at until, if that is set.
 	former *state
+	until  time.Time
 }
 
 // of is the state that a request is decided by: the newest one, but at an edge
 // that of the revision by which its route was matched, so that a rule is never
 // asked about another route than its own. Nil where that is gone.
-func (s *state) of(r *call.Request) *state {
+func (s *state) of(r *call.Request, now time.Time) *state {
 	if r.End != call.Edge || s.policy.Revision() == r.Revision {
 		return s
 	}
-	if s.former == nil || s.former.policy.Revision() != r.Revision {
+	if s.former == nil || s.former.policy.Revision() != r.Revision || !s.until.IsZero() && now.After(s.until) {
 		return nil
 	}
 	// Keys and trust are always the newest: what was revoked since stays so.
@@ -82,11 +85,26 @@ func (g *Gate) Apply(snap *snapshot.Snapshot) error {
 		if s.policy != nil && s.policy.Revision() != snap.Revision {
 			former := *s
 			former.former = nil
-			s.former = &former
+			s.former, s.until = &former, time.Time{}
 		}
 		s.policy, s.keys, s.routes, s.meters = set, keys, routes, meters
 	})
 	return nil
+}
+
+// formerTime is what a request gets that was on its way from its route to its
+// decision when the routes were replaced.
+const formerTime = time.Second
+
+// Routed says that no listener matches by the routes of the revision before any
+// more: soon nothing is decided by its rules either.
+func (g *Gate) Routed() {
+	until := g.cfg.Clock.Now().Add(formerTime)
+	g.replace(func(s *state) {
+		if s.former != nil && s.until.IsZero() {
+			s.until = until
+		}
+	})
 }
 
 // SetTrust makes trust what callers are admitted by. It is asked for each

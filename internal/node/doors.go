@@ -106,6 +106,7 @@ func (n *Node) ready(w http.ResponseWriter, _ *http.Request) {
 	if n.agent != nil {
 		u := n.agent.Current()
 		if ok = u != nil; ok {
+			ok = n.agent.Failure() == nil
 			for _, l := range n.agent.Status() {
 				ok = ok && l.Error == nil
 			}
@@ -169,6 +170,9 @@ func (d door) serve(ctx context.Context) error {
 		stopped <- err
 	})
 	err := d.server.Serve(d.listener)
+	if ctx.Err() != nil && errors.Is(err, net.ErrClosed) {
+		err = nil // administrators come in by the agents' listener, which may close first
+	}
 	if !stop() {
 		err = errors.Join(err, <-stopped)
 	}

@@ -58,7 +58,7 @@ func TestAppOfAStrangerGetsNothingMore(t *testing.T) {
 		"runs_as changes": func(p *pair) { p.in.Services[0].RunsAs.User = "other" },
 		"the port is taken": func(p *pair) {
 			p.orders.setAppPort(heldBy("other"))
-			if !p.orders.proxy.AppsChanged(&p.in) {
+			if !p.orders.proxy.Due(&p.in) {
 				panic("it is not noticed that the port was taken")
 			}
 		},
@@ -83,7 +83,7 @@ func testTaken(t *testing.T, protocol call.Protocol, taken func(*pair)) {
 	p.in.Services[0].Inbound.Listen = p.orders.addr("orders.inbound") // to find it again
 	p.orders.apply(&snapshot.Snapshot{})
 	applySoon(t, p.orders, &p.in)
-	if p.orders.proxy.AppsChanged(&p.in) {
+	if p.orders.proxy.Due(&p.in) {
 		t.Error("a change without one")
 	}
 	open := p.dial(t)
@@ -108,12 +108,12 @@ func testTaken(t *testing.T, protocol call.Protocol, taken func(*pair)) {
 	} else if resp, body := get(t, client(t, false), p.url); resp.StatusCode != http.StatusBadGateway {
 		t.Errorf("got %s %q", resp.Status, body)
 	}
-	if p.orders.proxy.AppsChanged(&p.in) {
+	if p.orders.proxy.Due(&p.in) {
 		t.Error("what is known already is a change")
 	}
 
 	p.orders.setAppPort(nil)
-	if !p.orders.proxy.AppsChanged(&p.in) {
+	if !p.orders.proxy.Due(&p.in) {
 		t.Error("it is not noticed that the port is free again")
 	}
 	applySoon(t, p.orders, &p.in)
@@ -165,8 +165,7 @@ func TestAppOfAStrangerLosesTheCallUnderWay(t *testing.T) {
 	}
 }
 
-// A revision that does not run, since another of its listeners cannot be opened,
-// leaves everything as it was but this.
+// So is one of a revision of which another listener cannot be opened.
 func TestAppOfAStrangerIsCutOffAlthoughTheRestFails(t *testing.T) {
 	t.Parallel()
 	p := newPair(t, pairConfig{protocol: call.TCP, app: tcpApp(t, "tcp", echoApp)})
@@ -197,7 +196,7 @@ func TestAppOfAStrangerIsCutOffAlthoughTheRestFails(t *testing.T) {
 		t.Errorf("recorded %+v", e.Outcome)
 	}
 	p.orders.setAppPort(nil)
-	if !p.orders.proxy.AppsChanged(&p.in) {
+	if !p.orders.proxy.Due(&p.in) {
 		t.Error("it is not tried again")
 	}
 }

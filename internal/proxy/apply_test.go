@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -134,8 +135,9 @@ func TestApplyKeepsConnections(t *testing.T) {
 	}
 }
 
-// All listeners or none: with an occupied port the old state serves on.
-func TestApplyIsTransactional(t *testing.T) {
+// What cannot be opened keeps up nothing else, since the rest would go on by routes
+// that are not meant any more; it is named, and tried again.
+func TestApplyAsFarAsItGoes(t *testing.T) {
 	t.Parallel()
 	p := newPair(t, pairConfig{protocol: call.HTTP, app: okApp(t, "one")})
 	taken, err := net.Listen("tcp", "127.0.0.1:0")
@@ -168,19 +170,63 @@ func TestApplyIsTransactional(t *testing.T) {
 		if err == nil || change.want != "" && (len(fault.All(err)) != 1 || fault.All(err)[0].Code != change.want) {
 			t.Errorf("%s: %v", name, err)
 		}
-		if status := p.orders.proxy.Status(); len(status) != 1 || status[0].Name != "orders.inbound" {
+		status := p.orders.proxy.Status()
+		if len(status) != 3 || status[0].Name != "a.inbound" || status[0].State != proxy.Open || status[2].Name != "orders.inbound" || status[2].State != proxy.Open ||
+			status[1].Name != "b.inbound" || status[1].State != proxy.Failed || !errors.Is(err, status[1].Error) || status[1].Address != next.Services[2].Inbound.Listen {
 			t.Errorf("%s: status %+v", name, status)
 		}
-		if _, body := get(t, client(t, false), p.url); body != "one" {
-			t.Errorf("%s: the old route answers %q", name, body)
+		if _, body := get(t, client(t, false), p.url); body != "two" {
+			t.Errorf("%s: the route answers %q", name, body)
 		}
-		ln, err := net.Listen("tcp", free.Addr().String())
-		if err != nil {
-			t.Errorf("%s: an address stayed open: %v", name, err)
-		} else {
-			_ = ln.Close()
+		if !p.orders.proxy.Due(&next) {
+			t.Errorf("%s: it is not tried again", name)
 		}
 		next.Services[2].Inbound.Listen, next.Services[2].ID = taken.Addr().String(), orders
+	}
+	_ = taken.Close()
+	p.orders.apply(&next)
+	if status := p.orders.proxy.Status(); len(status) != 3 || status[1].State != proxy.Open || p.orders.proxy.Due(&next) {
+		t.Errorf("once it can be opened: %+v", status)
+	}
+	if n := p.orders.logged("b.inbound"); n != 4 {
+		t.Errorf("four reasons are logged %d times", n)
+	}
+}
+
+// A listener that cannot move to its new address stays where it was, by the new
+// routes; one that others need the address of does not.
+func TestListenerThatCannotMove(t *testing.T) {
+	t.Parallel()
+	p := newPair(t, pairConfig{protocol: call.HTTP, app: okApp(t, "one")})
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	at := p.orders.addr("orders.inbound")
+	next := p.in
+	next.Services = slices.Clone(p.in.Services)
+	next.Services[0].Inbound = &snapshot.Inbound{Listen: taken.Addr().String(), App: okApp(t, "two"), Protocol: "http"}
+	for range 2 {
+		if err := p.orders.proxy.Apply(context.Background(), &next); len(fault.All(err)) != 1 || fault.All(err)[0].Code != fault.PortOccupied {
+			t.Fatalf("got %v", err)
+		}
+		status := p.orders.proxy.Status()
+		if len(status) != 2 || status[0].State != proxy.Failed || status[0].Address != taken.Addr().String() || status[1].State != proxy.Open || status[1].Address != at {
+			t.Errorf("status %+v", status)
+		}
+		if _, body := get(t, client(t, false), p.url); body != "two" {
+			t.Errorf("got %q", body)
+		}
+	}
+	next.Services[0].Inbound.Protocol = "tcp" // another listener, so the old one ends
+	if err := p.orders.proxy.Apply(context.Background(), &next); err == nil {
+		t.Fatal("it is open")
+	}
+	for _, l := range p.orders.proxy.Status() {
+		if l.State == proxy.Open {
+			t.Errorf("a listener of the protocol before is open: %+v", l)
+		}
 	}
 }
 

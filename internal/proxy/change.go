@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -23,32 +24,57 @@ type change struct {
 	started   []*listener
 }
 
-// prepare does everything that can fail and changes nothing that runs.
+// prepare does everything that can fail and changes nothing that runs. What cannot
+// be opened is among c.failed and in the error, and keeps up nothing else.
 func (c *change) prepare(ctx context.Context, wanted []*spec) error {
-	c.specs = wanted
+	var errs []error
+	var left []*spec
 	for _, s := range wanted {
-		if c.sockets[s.socketKey()] != nil {
-			return fault.New(fault.PortOccupied, "", "two listeners want %s", s.stated)
+		err := c.include(ctx, s)
+		if err == nil {
+			continue
 		}
-		sock := c.proxy.sockets[s.socketKey()]
-		if sock == nil {
-			var err error
-			if sock, err = openSocket(ctx, s.stated); err != nil {
-				return err
-			}
-			c.opened = append(c.opened, sock)
+		if !c.proxy.failedBefore(s.name, err) {
+			c.proxy.cfg.Logger.Error("a listener is not open", "component", "proxy", "listener", s.name, "error", err)
 		}
-		c.sockets[s.socketKey()] = sock
+		c.failed = append(c.failed, s.failure(err))
+		errs, left = append(errs, fmt.Errorf("listener %s: %w", s.name, err)), append(left, s)
 	}
-	for _, s := range wanted {
-		if err := c.listener(s); err != nil {
-			return fmt.Errorf("listener %s: %w", s.name, err)
+	for _, s := range left { // once it is known which addresses others need
+		c.keep(s)
+	}
+	return errors.Join(errs...)
+}
+
+func (c *change) include(ctx context.Context, s *spec) error {
+	key := s.socketKey()
+	if c.sockets[key] != nil {
+		return fault.New(fault.PortOccupied, "", "two listeners want %s", s.stated)
+	}
+	if c.listeners[s.name] != nil {
+		return fault.New(fault.Internal, "", "two listeners are called %s", s.name)
+	}
+	sock := c.proxy.sockets[key]
+	if sock == nil {
+		var err error
+		if sock, err = openSocket(ctx, s.stated); err != nil {
+			return err
 		}
 	}
+	if err := c.listener(s, sock); err != nil {
+		if sock != c.proxy.sockets[key] {
+			sock.close()
+		}
+		return err
+	}
+	if sock != c.proxy.sockets[key] {
+		c.opened = append(c.opened, sock)
+	}
+	c.sockets[key], c.specs = sock, append(c.specs, s)
 	return nil
 }
 
-func (c *change) listener(s *spec) error {
+func (c *change) listener(s *spec, sock *socket) error {
 	if err := c.reach(s); err != nil {
 		return err
 	}
@@ -56,15 +82,35 @@ func (c *change) listener(s *spec) error {
 		c.listeners[s.name] = l
 		return nil
 	}
-	if c.listeners[s.name] != nil {
-		return fault.New(fault.Internal, "", "two listeners are called %s", s.name)
-	}
-	l, err := c.proxy.newListener(s, c.sockets[s.socketKey()].address(), c.upstreams)
+	l, err := c.proxy.newListener(s, sock.address(), c.upstreams)
 	if err != nil {
 		return err
 	}
 	c.listeners[s.name], c.started = l, append(c.started, l)
 	return nil
+}
+
+// keep lets the listener that s was to replace go on by the routes of s, where s is
+// the same one with another address or certificate. Any other ends: what it was for
+// is not wanted any more.
+func (c *change) keep(s *spec) {
+	l := c.proxy.listeners[s.name]
+	if l == nil {
+		return
+	}
+	was := l.fixed
+	was.stated, was.cert, was.key = s.stated, s.cert, s.key
+	if was != s.fixed {
+		return
+	}
+	old := *s
+	old.fixed = l.fixed
+	key := old.socketKey()
+	sock := c.proxy.sockets[key]
+	if sock == nil || c.sockets[key] != nil || c.reach(&old) != nil {
+		return
+	}
+	c.sockets[key], c.listeners[s.name], c.specs = sock, l, append(c.specs, &old)
 }
 
 // reach finds or makes the upstreams that s needs.
@@ -107,19 +153,6 @@ func (c *change) reach(s *spec) error {
 		c.upstreams[k] = u
 	}
 	return nil
-}
-
-// discard undoes prepare.
-func (c *change) discard() {
-	for _, l := range c.started {
-		l.stop()
-	}
-	for _, u := range c.made {
-		u.close()
-	}
-	for _, s := range c.opened {
-		s.close()
-	}
 }
 
 // commit cannot fail. Listeners that are new take their sockets, those that stay

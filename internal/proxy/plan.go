@@ -59,9 +59,7 @@ func (p *Proxy) plan(snap *snapshot.Snapshot) (wanted []*spec, failed []Listener
 		if svc.Inbound != nil {
 			s := inboundSpec(svc)
 			if err := p.cfg.AppPort(*svc); err != nil {
-				failed = append(failed, ListenerStatus{
-					Name: s.name, Address: s.stated, Protocol: string(s.protocol), State: Failed, Error: err,
-				})
+				failed = append(failed, s.failure(err))
 				if !p.failedBefore(s.name, err) {
 					p.cfg.Logger.Error("an inbound listener must not run", "component", "proxy", "listener", s.name, "error", err)
 				}
@@ -92,6 +90,10 @@ func (p *Proxy) plan(snap *snapshot.Snapshot) (wanted []*spec, failed []Listener
 	return wanted, failed
 }
 
+func (s *spec) failure(err error) ListenerStatus {
+	return ListenerStatus{Name: s.name, Address: s.stated, Protocol: string(s.protocol), State: Failed, Error: err}
+}
+
 // failedNow is why the listener does not run, nil where it does. It requires p.mu.
 func (p *Proxy) failedNow(name string) error {
 	i := slices.IndexFunc(p.failed, func(l ListenerStatus) bool { return l.Name == name })
@@ -108,11 +110,15 @@ func (p *Proxy) failedBefore(name string, err error) bool {
 	return was != nil && was.Error() == err.Error()
 }
 
-// AppsChanged says whether Apply would open or close an inbound of snap now
-// because of who holds its application's port. It changes nothing.
-func (p *Proxy) AppsChanged(snap *snapshot.Snapshot) bool {
+// Due says whether another Apply of snap is: to open or close an inbound because of
+// who holds its application's port now, or to try again what could not be opened. It
+// changes nothing.
+func (p *Proxy) Due(snap *snapshot.Snapshot) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if p.unopened {
+		return true
+	}
 	for i := range snap.Services {
 		svc := &snap.Services[i]
 		if svc.Inbound == nil {

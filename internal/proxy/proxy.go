@@ -90,6 +90,7 @@ type Proxy struct {
 	draining  map[*listener]bool
 	upstreams map[upstreamKey]upstream
 	failed    []ListenerStatus
+	unopened  bool // some of failed could not be opened at the last Apply
 	closed    bool
 }
 
@@ -109,16 +110,19 @@ func New(cfg Config) *Proxy {
 	return p
 }
 
-// Apply makes the listeners those of snap: all or none. New addresses are opened
-// first; one that is taken is a *fault.Fault (PortOccupied, PortForbidden or
-// SocketPath), and everything stays as it was. Then routes are swapped, and
-// removed listeners drain. A listener that stays keeps its socket and its
-// connections.
+// Apply makes the listeners those of snap, as far as they can be opened: new
+// addresses are opened first, then routes are swapped, and removed listeners drain. A
+// listener that stays keeps its socket and its connections.
 //
-// One thing does not fail the whole: an inbound whose AppPort check fails does
-// not start, or is cut off with its connections if it runs, even where the rest
-// then stays as it was, and Status says why. That is asked at every Apply;
-// AppsChanged says when another one is due.
+// What cannot be opened keeps up nothing else, since the rest would go on by rules
+// that are not meant any more. It is in the error, by a *fault.Fault such as
+// PortOccupied, PortForbidden, SocketPath or KeyUnreadable, and Status says so. The
+// listener that it was to replace goes on, by the new routes, where only its address
+// or certificate was to be another.
+//
+// An inbound whose AppPort check fails does not start, or is cut off with its
+// connections if it runs; Status says why, and it is no error. Due says when
+// another Apply is.
 func (p *Proxy) Apply(ctx context.Context, snap *snapshot.Snapshot) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -128,12 +132,10 @@ func (p *Proxy) Apply(ctx context.Context, snap *snapshot.Snapshot) error {
 	wanted, failed := p.plan(snap)
 	p.cutOff(failed)
 	next := &change{proxy: p, failed: failed, sockets: map[string]*socket{}, listeners: map[string]*listener{}, upstreams: map[upstreamKey]upstream{}}
-	if err := next.prepare(ctx, wanted); err != nil {
-		next.discard()
-		return err
-	}
+	err := next.prepare(ctx, wanted)
 	next.commit()
-	return nil
+	p.unopened = err != nil
+	return err
 }
 
 // TrustChanged closes the connections of identities that trust no longer admits,

@@ -12,7 +12,7 @@ type State string
 const (
 	Open     State = "open"     // it accepts connections
 	Draining State = "draining" // it was removed and its connections are ending
-	Failed   State = "failed"   // it was not started, Error says why
+	Failed   State = "failed"   // it is not open as it should be, Error says why
 )
 
 // A ListenerStatus describes one listener.
@@ -22,7 +22,7 @@ type ListenerStatus struct {
 	Protocol    string // http, tcp
 	State       State
 	Connections int
-	// Error is what keeps a failed listener from starting.
+	// Error is what keeps a failed listener from being open.
 	Error error
 }
 

@@ -107,6 +107,9 @@ type Agent struct {
 	mu       sync.Mutex   // guards failure and the step from one current to the next
 	applied  broadcast
 	failure  error
+	// undecided says that the gate could not take the update, so that no listener
+	// is to run by it; guarded by applying.
+	undecided bool
 
 	telling sync.Mutex // guards told
 	told    *link.Report

@@ -30,16 +30,20 @@ func (a *Agent) follow(ctx context.Context) error {
 		if err != nil {
 			a.cfg.Logger.Error("update not applied in full", "revision", u.Snapshot.Revision, "error", err)
 		}
-		a.mu.Lock()
-		a.current.Store(&u)
-		a.failure = err
-		a.mu.Unlock()
-		if a.cfg.Applied != nil {
-			a.good = lasting(a.good, &u, err == nil)
-			a.cfg.Applied(a.good)
-		}
 		a.applying.Unlock()
 		a.applied.send()
+	}
+}
+
+// tried notes what came of an update. The caller holds applying.
+func (a *Agent) tried(u *link.Update, err error) {
+	a.mu.Lock()
+	a.current.Store(u)
+	a.failure = err
+	a.mu.Unlock()
+	if a.cfg.Applied != nil {
+		a.good = lasting(a.good, u, err == nil)
+		a.cfg.Applied(a.good)
 	}
 }
 
@@ -66,8 +70,11 @@ func (a *Agent) apply(ctx context.Context, u link.Update) error {
 	// left is gone at once, and its tokens with it.
 	a.issuers.Apply(u.Snapshot.Issuers)
 	if err := a.gate.Apply(u.Snapshot); err != nil {
+		a.undecided = true
+		a.tried(&u, err)
 		return err
 	}
+	a.undecided = false
 	ready := a.keepers.reconcile(u.Snapshot)
 	wait, done := context.WithTimeout(ctx, FirstCredential)
 	defer done()
@@ -80,6 +87,8 @@ func (a *Agent) apply(ctx context.Context, u link.Update) error {
 	a.findings.keep(serviceNames(u.Snapshot))
 	a.lookAtHost()
 	err := a.applyListeners(ctx, u.Snapshot)
+	a.gate.Routed()
+	a.tried(&u, err)
 	a.changed.send()
 	return err
 }
@@ -99,17 +108,28 @@ func (a *Agent) look(ctx context.Context) error {
 }
 
 // lookAtPorts closes the inbounds whose application's port a stranger has taken,
-// and opens those whose port the stranger has left.
+// opens those whose port the stranger has left, and tries again what could not be
+// opened.
 func (a *Agent) lookAtPorts(ctx context.Context) {
 	a.applying.Lock()
 	defer a.applying.Unlock()
 	u := a.current.Load()
-	if u == nil || !a.proxy.AppsChanged(u.Snapshot) {
+	if u == nil || a.undecided || !a.proxy.Due(u.Snapshot) {
 		return
 	}
-	if err := a.applyListeners(ctx, u.Snapshot); err != nil {
-		a.cfg.Logger.Warn("listeners not as the applications want them", "error", err)
+	failed := a.Failure() != nil
+	err := a.applyListeners(ctx, u.Snapshot)
+	a.tried(u, err)
+	if failed && err == nil {
+		a.cfg.Logger.Info("the update runs in full now", "revision", u.Snapshot.Revision)
 	}
+}
+
+// Failure is why the update in force does not run in full, nil where it does.
+func (a *Agent) Failure() error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.failure
 }
 
 // applyListeners makes the listeners those of s, and records which of them must

@@ -10,6 +10,7 @@ import (
 	"syscall"
 
 	"github.com/parleymesh/parley/internal/fault"
+	"github.com/parleymesh/parley/internal/mtls"
 	"github.com/parleymesh/parley/internal/snapshot"
 )
 
@@ -27,6 +28,18 @@ func (a *Agent) Prepare(s *snapshot.Snapshot) error {
 		}
 		if f := tryListen(l); f != nil {
 			faults = append(faults, f)
+		}
+	}
+	for _, g := range s.Gateways {
+		if g.CertFile == "" {
+			continue
+		}
+		if _, err := mtls.OpenFiles(g.CertFile, g.KeyFile, a.cfg.Clock); err != nil {
+			for _, f := range fault.All(err) {
+				said := *f
+				said.Message = "gateway " + g.Name + ": " + f.Message
+				faults = append(faults, &said)
+			}
 		}
 	}
 	return faults.Err()
