@@ -135,9 +135,6 @@ func (p *Proxy) refused(s *spec) func(netip.AddrPort, error, call.Peer) {
 	}
 }
 
-// stop is for a listener that was never started.
-func (l *listener) stop() { _ = l.front.Close() }
-
 // drain stops accepting and ends what is under way.
 func (l *listener) drain(ctx context.Context) {
 	_ = l.feed.Close()

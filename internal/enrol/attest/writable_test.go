@@ -46,13 +46,27 @@ func TestFindsAnExecutableThatItsServiceMayReplace(t *testing.T) {
 		must(t, os.Chown(dir, tc.dirOwner, tc.dirGroup))
 		must(t, os.Chmod(dir, tc.dir))
 		must(t, os.Chmod(parent, 0o755))
-		w := &attest.Workload{UID: uid, GID: gid, Groups: []int{other}, Exe: exe}
+		w := attest.Account{UID: uid, GID: gid, Groups: []int{other}}
 		got := w.Findings(snapshot.RunsAs{Exe: exe})
 		if (len(got) == 1 && got[0].Code == fault.WritableByItself) != tc.want {
 			t.Errorf("%s: got %v, want a finding: %v", name, got, tc.want)
 		}
 		if got := w.Findings(snapshot.RunsAs{Exe: exe, SHA256: "00"}); len(got) > 0 {
 			t.Errorf("%s, pinned by digest: got %v", name, got)
+		}
+	}
+}
+
+func TestAccountOf(t *testing.T) {
+	t.Parallel()
+	for _, name := range []string{"root", "0"} {
+		if a, ok := attest.AccountOf(name); !ok || a.UID != 0 || a.GID != 0 || a.User != "root" {
+			t.Errorf("%s: %+v, %t", name, a, ok)
+		}
+	}
+	for _, name := range []string{"", "no-such-user", "4294967290", "-1"} {
+		if a, ok := attest.AccountOf(name); ok {
+			t.Errorf("%q: %+v", name, a)
 		}
 	}
 }

@@ -34,7 +34,7 @@ func (b backend) Identities(s workload.Subject) (ids []workload.Identity) {
 		if w.Match(svc.RunsAs) != nil || b.trust.Load().Banned[svc.ID] {
 			continue
 		}
-		b.noteFindings(svc.Name, w.Findings(svc.RunsAs))
+		b.noteAccount(svc.Name, svc.RunsAs, w.Account())
 		if src, ok := b.keepers.source(svc.ID); ok {
 			ids = append(ids, workload.Identity{Source: src, ID: svc.ID, Hint: svc.Name})
 		}

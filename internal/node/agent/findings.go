@@ -18,8 +18,10 @@ import (
 // findings are what attestation noticed about the services of the snapshot, each
 // once. There are at most as many as services and codes.
 type findings struct {
-	mu    sync.Mutex // guards known
+	mu    sync.Mutex // guards what follows
 	known map[finding]api.Finding
+	// accounts are whom processes of a service were last seen to run as.
+	accounts map[string]attest.Account
 }
 
 type finding struct {
@@ -53,6 +55,33 @@ func (f *findings) keep(names map[string]bool) {
 			delete(f.known, k)
 		}
 	}
+	for service := range f.accounts {
+		if !names[service] {
+			delete(f.accounts, service)
+		}
+	}
+}
+
+// saw keeps whom a process of the service runs as.
+func (f *findings) saw(service string, account attest.Account) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.accounts == nil {
+		f.accounts = map[string]attest.Account{}
+	}
+	f.accounts[service] = account
+}
+
+// account is whom the processes of the service run as: the stated user, or that of
+// the one seen last.
+func (f *findings) account(service string, want snapshot.RunsAs) (attest.Account, bool) {
+	if want.User != "" {
+		return attest.AccountOf(want.User)
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	account, ok := f.accounts[service]
+	return account, ok
 }
 
 func serviceNames(s *snapshot.Snapshot) map[string]bool {
@@ -70,8 +99,8 @@ func (f *findings) settle(service string, code fault.Code) {
 	delete(f.known, finding{service, code})
 }
 
-// lookAtHost finds the selectors of the newest update that nothing on this host can
-// match, and forgets those that something can by now. It returns what it looked at,
+// lookAtHost finds what of the newest update's selectors is weak on this host, or
+// matches nothing there, and forgets what was mended. It returns what it looked at,
 // nil before the first.
 func (a *Agent) lookAtHost() *snapshot.Snapshot {
 	a.hosting.Lock() // not to undo what was found of a newer one
@@ -85,6 +114,12 @@ func (a *Agent) lookAtHost() *snapshot.Snapshot {
 			a.noteFindings(svc.Name, []*fault.Fault{f})
 		} else {
 			a.findings.settle(svc.Name, fault.SelectorMissing)
+		}
+		account, ok := a.findings.account(svc.Name, svc.RunsAs)
+		if weak := account.Findings(svc.RunsAs); ok && len(weak) > 0 {
+			a.noteFindings(svc.Name, weak)
+		} else {
+			a.findings.settle(svc.Name, fault.WritableByItself)
 		}
 	}
 	return u.Snapshot
@@ -128,6 +163,12 @@ func issuerFault(p fetch.Problem) *fault.Fault {
 		return fault.New(fault.IssuerKeys, hint, "the keys of issuer %s cannot be loaded again, those of before are used until %s: %s", p.Name, p.Until.UTC().Format(time.RFC3339), why)
 	}
 	return fault.New(fault.IssuerKeys, "tell whoever runs the issuer", "a key of issuer %s is not used: %s", p.Name, why)
+}
+
+// noteAccount looks at what whoever runs as a service may do to its selectors.
+func (a *Agent) noteAccount(service string, want snapshot.RunsAs, account attest.Account) {
+	a.findings.saw(service, account)
+	a.noteFindings(service, account.Findings(want))
 }
 
 // noteFindings keeps and, where they are new, records what attestation noticed.

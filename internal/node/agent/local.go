@@ -42,7 +42,7 @@ func (a *Agent) attest(service string, conn net.Conn) (call.Process, error) {
 		if err := w.Match(runsAs); err != nil {
 			return p, err
 		}
-		a.noteFindings(service, w.Findings(runsAs))
+		a.noteAccount(service, runsAs, w.Account())
 	}
 	return p, nil
 }
