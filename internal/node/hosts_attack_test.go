@@ -136,6 +136,14 @@ func TestBanIsKeptThoughAListenerFails(t *testing.T) {
 	banned("at once")
 	halt(t, f.Node)
 	halt(t, a)
+	state, err := link.OpenState(dirA)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// b refuses as well: what a itself goes by is what it has kept.
+	if u, err := state.Update(); err != nil || len(u.Banned) != 1 || u.Snapshot.Revision != 1 {
+		t.Errorf("kept %+v, %v", u, err)
+	}
 	_ = taken.Close()
 	host(t, hostConfig(t, dirA, ""))
 	time.Sleep(500 * time.Millisecond)

@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -40,6 +41,13 @@ func (s *shelf) Save(c *identity.Credential) error {
 	return nil
 }
 
+// kept is what it has, and how often something was kept.
+func (s *shelf) kept() (*identity.Credential, int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.c, s.saved
+}
+
 // issued is a credential of a.
 func issued(t *testing.T, a *authority) *identity.Credential {
 	t.Helper()
@@ -62,30 +70,30 @@ func TestKeptCredentialServes(t *testing.T) {
 		a.set(func() { a.fail = errors.New("nobody there") })
 		keep, cfg := &shelf{c: kept}, config(a)
 		cfg.Keep = keep
-		changed := 0
-		cfg.Changed = func() { changed++ }
+		var changed atomic.Int32
+		cfg.Changed = func() { changed.Add(1) }
 		k := start(t, cfg)
 		<-k.Ready()
 		if c := credential(t, k); c != kept {
 			t.Errorf("serves %s, want the kept %s", c.Serial(), kept.Serial())
 		}
 		time.Sleep(50 * time.Minute)
-		if credential(t, k) != kept || keep.saved != 0 {
+		if _, n := keep.kept(); credential(t, k) != kept || n != 0 {
 			t.Error("another one, of nobody")
 		}
 		a.set(func() { a.fail = nil })
 		time.Sleep(9 * time.Minute)
 		c := credential(t, k)
-		if c == kept || keep.c != c || keep.saved != 1 {
-			t.Errorf("%d kept", keep.saved)
+		if last, n := keep.kept(); c == kept || last != c || n != 1 {
+			t.Errorf("%d kept", n)
 		}
 		a.set(func() { a.fail = errors.New("nobody there") })
 		time.Sleep(2 * time.Hour)
 		if _, err := k.Credential(); !errors.Is(err, renew.ErrEnded) {
 			t.Errorf("after its end: %v", err)
 		}
-		if changed != 3 { // kept, renewed, ended
-			t.Errorf("%d changes", changed)
+		if changed.Load() != 3 { // kept, renewed, ended
+			t.Errorf("%d changes", changed.Load())
 		}
 	})
 }
@@ -100,8 +108,8 @@ func TestEveryRenewalIsKept(t *testing.T) {
 		<-k.Ready()
 		for range 5 {
 			synctest.Wait()
-			if c := credential(t, k); keep.c != c || keep.saved != len(a.calls()) {
-				t.Errorf("%d kept of %d", keep.saved, len(a.calls()))
+			if last, n := keep.kept(); last != credential(t, k) || n != len(a.calls()) {
+				t.Errorf("%d kept of %d", n, len(a.calls()))
 			}
 			time.Sleep(31 * time.Minute)
 		}
@@ -111,7 +119,7 @@ func TestEveryRenewalIsKept(t *testing.T) {
 		keep.save = errors.New("no space left on device")
 		keep.mu.Unlock()
 		time.Sleep(2 * time.Hour)
-		if c := credential(t, k); c == last || keep.c != last {
+		if now, _ := keep.kept(); credential(t, k) == last || now != last {
 			t.Error("it went with what could not be kept")
 		}
 	})
@@ -155,7 +163,7 @@ func TestKeptCredentialIsNotUsed(t *testing.T) {
 				a.set(func() { a.fail = nil })
 				<-k.Ready()
 				synctest.Wait()
-				if credential(t, k) != keep.c {
+				if last, _ := keep.kept(); credential(t, k) != last {
 					t.Error("the new one is not kept")
 				}
 			})
