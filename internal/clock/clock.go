@@ -3,6 +3,10 @@
 // their relatives everywhere else, so that a test, and the check for a clock
 // that runs wrong, has a single place to stand on.
 //
+// Limits of a wait for somebody else are not of it: context.WithTimeout, the limits of
+// net/http and grpc, and socket deadlines run by the runtime's monotonic clock, which
+// nobody sets. No decision depends on them but to give up.
+//
 // It refuses to be a scheduler: there is reading, sleeping and nothing else.
 package clock
 

@@ -3,6 +3,8 @@ package node
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -12,6 +14,7 @@ import (
 
 	"github.com/parleymesh/parley/internal/audit"
 	"github.com/parleymesh/parley/internal/control"
+	"github.com/parleymesh/parley/internal/control/api"
 	"github.com/parleymesh/parley/internal/fleet/link"
 	"github.com/parleymesh/parley/internal/identity"
 	"github.com/parleymesh/parley/internal/metric"
@@ -36,7 +39,7 @@ func openDoors(cfg Config, srv *server.Server, rt *runtime, registry *metric.Reg
 	if cfg.Metrics == "" {
 		return doors, nil
 	}
-	health, err := openHealth(cfg.Metrics, registry, rt.node.ready)
+	health, err := openHealth(cfg.Metrics, registry, cfg.Version, rt.node.ready)
 	if err != nil {
 		return nil, errors.Join(err, l.Close())
 	}
@@ -44,12 +47,12 @@ func openDoors(cfg Config, srv *server.Server, rt *runtime, registry *metric.Reg
 }
 
 // openHealth binds the address of metrics and health.
-func openHealth(addr string, registry *metric.Registry, ready http.HandlerFunc) (door, error) {
+func openHealth(addr string, registry *metric.Registry, v api.Version, ready http.HandlerFunc) (door, error) {
 	l, err := listenMetrics(addr)
 	if err != nil {
 		return door{}, err
 	}
-	processMetrics(registry)
+	processMetrics(registry, v)
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", registry.Handler())
 	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("ok\n")) })
@@ -98,34 +101,62 @@ func (p plain) Shutdown(ctx context.Context) error {
 	return nil
 }
 
-// ready says whether every listener of the snapshot is open and every service
-// has a credential. Losing the control plane does not make it unready. A process
-// without an agent is ready once it runs.
-func (n *Node) ready(w http.ResponseWriter, _ *http.Request) {
-	ok := true
-	if n.agent != nil {
-		u := n.agent.Current()
-		if ok = u != nil; ok {
-			ok = n.agent.Failure() == nil
-			for _, l := range n.agent.Status() {
-				ok = ok && l.Error == nil
-			}
-			for _, s := range u.Snapshot.Services {
-				_, _, err := n.agent.Credential(s.ID)
-				ok = ok && err == nil
-			}
+// ready says whether the newest update runs in full here, every listener of it is
+// open and every service has a credential; with ?verbose it prints one line for each.
+// Losing the control plane does not make it unready. A process without an agent is
+// ready once it runs.
+func (n *Node) ready(w http.ResponseWriter, r *http.Request) {
+	ok, lines := true, ""
+	for _, c := range n.checks() {
+		if ok = ok && c.err == nil; c.err != nil {
+			lines += fmt.Sprintf("NO  %s: %v\n", c.name, c.err)
+		} else {
+			lines += "ok  " + c.name + "\n"
 		}
 	}
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	if !ok {
 		w.WriteHeader(http.StatusServiceUnavailable)
-		_, _ = w.Write([]byte("not ready\n"))
-		return
 	}
-	_, _ = w.Write([]byte("ok\n"))
+	if r.URL.Query().Has("verbose") {
+		_, _ = io.WriteString(w, lines)
+	}
+	_, _ = io.WriteString(w, map[bool]string{true: "ok\n", false: "not ready\n"}[ok])
+}
+
+// A check is one thing that has to be so for a process to be ready.
+type check struct {
+	name string
+	err  error
+}
+
+func (n *Node) checks() []check {
+	if n.agent == nil {
+		return nil
+	}
+	u := n.agent.Current()
+	if u == nil {
+		return []check{{"revision", errors.New("none yet")}}
+	}
+	all := []check{{fmt.Sprintf("revision %d", u.Snapshot.Revision), n.agent.Failure()}}
+	for _, l := range n.agent.Status() {
+		all = append(all, check{"listener " + l.Name, l.Error})
+	}
+	for _, s := range u.Snapshot.Services {
+		_, _, err := n.agent.Credential(s.ID)
+		all = append(all, check{"certificate of " + s.Name, err})
+	}
+	for _, g := range u.Snapshot.Gateways {
+		_, _, err := n.agent.Credential(g.ID)
+		all = append(all, check{"certificate of " + g.Name, err})
+	}
+	return all
 }
 
 // processMetrics adds what an operator looks at first when a process grows.
-func processMetrics(r *metric.Registry) {
+func processMetrics(r *metric.Registry, v api.Version) {
+	r.Gauge("parley_build_info", "Always 1; the labels say which program this is.", "version", "commit", "go_version").
+		Set(func() float64 { return 1 }, v.Version, v.Commit, v.GoVersion)
 	r.Gauge("parley_process_heap_live_bytes", "Heap in use after the last garbage collection.").Set(func() float64 {
 		s := []metrics.Sample{{Name: "/gc/heap/live:bytes"}}
 		metrics.Read(s)

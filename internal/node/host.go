@@ -136,7 +136,7 @@ func (n *Node) startHost(cfg HostConfig, state *link.State, host *link.Host) (er
 	}
 	var doors []door
 	if cfg.Metrics != "" {
-		health, err := openHealth(cfg.Metrics, metrics, n.ready)
+		health, err := openHealth(cfg.Metrics, metrics, cfg.Version, n.ready)
 		if err != nil {
 			return errors.Join(err, n.agent.Close(), client.Close())
 		}

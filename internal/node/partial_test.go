@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -94,13 +95,24 @@ func TestRevisionThatCannotRunInFull(t *testing.T) {
 	if i := slices.IndexFunc(s.Listeners, func(l api.ListenerStatus) bool { return l.Name == "other.inbound" }); i < 0 || s.Listeners[i].State != api.StateFailed || !strings.Contains(s.Listeners[i].Note, extra) {
 		t.Errorf("listeners %+v", s.Listeners)
 	}
-	ready := func() int {
-		resp, err := (&http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 5 * time.Second}).Get("http://" + cfg.Metrics + "/readyz")
+	ask := func(path string) (int, string) {
+		resp, err := (&http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 5 * time.Second}).Get("http://" + cfg.Metrics + path)
 		if err != nil {
 			t.Fatal(err)
 		}
-		_ = resp.Body.Close()
-		return resp.StatusCode
+		defer resp.Body.Close()
+		body, _ := io.ReadAll(resp.Body)
+		return resp.StatusCode, string(body)
+	}
+	ready := func() int {
+		code, _ := ask("/readyz")
+		return code
+	}
+	if code, body := ask("/readyz?verbose"); code != http.StatusServiceUnavailable || !strings.Contains(body, "NO  listener other.inbound: ") || !strings.Contains(body, "ok  certificate of edge\n") {
+		t.Errorf("%d %s", code, body)
+	}
+	if _, body := ask("/metrics"); !strings.Contains(body, `parley_certificate_not_after_timestamp_seconds{identity="spiffe://node.example/site"} 1`) || !strings.Contains(body, "parley_build_info{") {
+		t.Error(body)
 	}
 	if code := ready(); code != http.StatusServiceUnavailable {
 		t.Errorf("readyz is %d", code)

@@ -9,6 +9,7 @@ import (
 
 	"github.com/parleymesh/parley/internal/enrol/renew"
 	"github.com/parleymesh/parley/internal/identity"
+	"github.com/parleymesh/parley/internal/metric"
 	"github.com/parleymesh/parley/internal/snapshot"
 )
 
@@ -19,6 +20,7 @@ type keepers struct {
 	mu    sync.RWMutex // guards byID
 	byID  map[identity.ID]*running
 	wg    sync.WaitGroup
+	ends  *metric.GaugeFamily
 }
 
 type running struct {
@@ -33,7 +35,21 @@ type content struct {
 	hosts string // of a gateway, one a line
 }
 
-func (k *keepers) init(a *Agent) { k.agent, k.byID = a, map[identity.ID]*running{} }
+func (k *keepers) init(a *Agent) {
+	k.agent, k.byID = a, map[identity.ID]*running{}
+	k.ends = a.cfg.Metrics.Gauge("parley_certificate_not_after_timestamp_seconds", "When the certificate of an identity of this host ends, 0 without one.", "identity")
+}
+
+// meter shows when the certificate of r ends.
+func (k *keepers) meter(id identity.ID, r *running) {
+	k.ends.Set(func() float64 {
+		c, err := r.Credential()
+		if err != nil {
+			return 0
+		}
+		return float64(c.NotAfter().Unix())
+	}, id.String())
+}
 
 // source is the credential source of id; false where this host does not keep it.
 func (k *keepers) source(id identity.ID) (identity.Source, bool) {
@@ -67,6 +83,7 @@ func (k *keepers) reconcile(s *snapshot.Snapshot) (ready []<-chan struct{}) {
 		if _, ok := want[id]; !ok {
 			r.stop()
 			delete(k.byID, id)
+			k.ends.Remove(id.String())
 			k.forget(id)
 		}
 	}
@@ -84,6 +101,7 @@ func (k *keepers) reconcile(s *snapshot.Snapshot) (ready []<-chan struct{}) {
 			Clock: k.agent.cfg.Clock, Logger: k.agent.cfg.Logger, Changed: k.agent.changed.send,
 		})}
 		k.byID[id] = r
+		k.meter(id, r)
 		ready = append(ready, r.Ready())
 		k.wg.Add(1)
 		go func() {
