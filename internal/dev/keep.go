@@ -64,9 +64,6 @@ func builtIn(dir, text string) (base int, ok bool) {
 // chooseDemo chooses the shop's mesh file before anything is made: the draft where
 // somebody edited it, and otherwise the built-in text for the ports asked for.
 func (m *Mesh) chooseDemo(cfg *Config) (err error) {
-	if m.Base, err = portBase(cfg.PortBase, cfg.Command); err != nil {
-		return err
-	}
 	cfg.MeshName = filepath.Join(cfg.Dir, meshFile)
 	if !cfg.Fresh {
 		if m.draft, err = readDraft(cfg.MeshName); err != nil {
@@ -74,6 +71,12 @@ func (m *Mesh) chooseDemo(cfg *Config) (err error) {
 		}
 	}
 	base, untouched := builtIn(cfg.Dir, m.draft.text)
+	if !untouched {
+		base = 0
+	}
+	if m.Base, err = portBase(cfg.PortBase, base, cfg.Command); err != nil {
+		return err
+	}
 	if !m.draft.written.IsZero() && !untouched {
 		cfg.MeshText = m.draft.text
 		return m.keep(cfg, cfg.MeshName+" was edited")

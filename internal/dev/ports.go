@@ -15,9 +15,10 @@ const (
 	maxPortBase = 65535 - portsNeeded
 )
 
-// portBase is base, the default, or the first of a range in which nothing
-// listens now.
-func portBase(base int, command string) (int, error) {
+// portBase is base, the default, or the first of a range in which nothing listens
+// now: that which the shop had, if it had one and may, and otherwise one beside it,
+// since the ports of calls stay where they are.
+func portBase(base, had int, command string) (int, error) {
 	switch {
 	case base == 0:
 		return DefaultPortBase, nil
@@ -26,6 +27,8 @@ func portBase(base int, command string) (int, error) {
 			"--port-base is between %d and %d, since the shop needs %d ports from there on, not %d", minPortBase, maxPortBase, portsNeeded, base)
 	case base > 0:
 		return base, nil
+	case had > 0 && free(had):
+		return had, nil
 	}
 	for range 100 {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -36,7 +39,7 @@ func portBase(base int, command string) (int, error) {
 		l.Close()
 		// Below the range that the system hands out, so that nobody gets one
 		// of them by chance in the meantime.
-		if first = 10000 + first%20000; free(first) {
+		if first = 10000 + first%20000; (had == 0 || first >= had+portsNeeded || first+portsNeeded <= had) && free(first) {
 			return first, nil
 		}
 	}

@@ -13,17 +13,17 @@ import (
 func TestPortBase(t *testing.T) {
 	t.Parallel()
 	for _, base := range []int{-2, 1, 1023, 65535 - portsNeeded + 1, 65536} {
-		_, err := portBase(base, "parley dev --dir x")
+		_, err := portBase(base, 0, "parley dev --dir x")
 		if all := fault.All(err); len(all) != 1 || all[0].Code != fault.Usage || all[0].Hint == "" {
 			t.Errorf("%d: %v", base, err)
 		}
 	}
 	for _, base := range []int{1024, 65535 - portsNeeded} {
-		if got, err := portBase(base, "parley dev --dir x"); got != base || err != nil {
+		if got, err := portBase(base, 0, "parley dev --dir x"); got != base || err != nil {
 			t.Errorf("%d: %d, %v", base, got, err)
 		}
 	}
-	if got, err := portBase(0, ""); got != DefaultPortBase || err != nil {
+	if got, err := portBase(0, 0, ""); got != DefaultPortBase || err != nil {
 		t.Errorf("%d, %v", got, err)
 	}
 }
@@ -31,7 +31,7 @@ func TestPortBase(t *testing.T) {
 // The ports of the applications are not the mesh's, and yet somebody may be there.
 func TestApplicationPortTaken(t *testing.T) {
 	t.Parallel()
-	base, err := portBase(-1, "")
+	base, err := portBase(-1, 0, "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -64,6 +64,30 @@ func TestOwns(t *testing.T) {
 	} {
 		if owns(name) != want {
 			t.Errorf("%q: owned %t", name, !want)
+		}
+	}
+}
+
+// The shop stays where it was, if it may; otherwise it moves away from the ports
+// that its calls keep.
+func TestFreePortsAreThoseOfBefore(t *testing.T) {
+	t.Parallel()
+	had, err := portBase(-1, 0, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := portBase(-1, had, ""); got != had || err != nil {
+		t.Errorf("got %d, %v, want %d", got, err, had)
+	}
+	l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", had+portsNeeded-1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	for range 50 {
+		got, err := portBase(-1, had, "")
+		if err != nil || got > had-portsNeeded && got < had+portsNeeded {
+			t.Fatalf("got %d, %v, beside %d", got, err, had)
 		}
 	}
 }
