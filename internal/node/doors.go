@@ -167,6 +167,9 @@ func (d door) serve(ctx context.Context) error {
 		stopped <- err
 	})
 	err := d.server.Serve(d.listener)
+	if ctx.Err() != nil && errors.Is(err, net.ErrClosed) {
+		err = nil // agents and administrators share an address: who stops first closes it
+	}
 	if !stop() {
 		err = errors.Join(err, <-stopped)
 	}
