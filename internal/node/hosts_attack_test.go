@@ -162,6 +162,12 @@ func (l *log) Write(p []byte) (int, error) {
 	return l.text.Write(p)
 }
 
+func (l *log) bytes() []byte {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return bytes.Clone(l.text.Bytes())
+}
+
 // No secret of a join is in a log, an event, or a file that is not sealed; and no
 // file is anybody else's to read.
 func TestSecretsAreNowhere(t *testing.T) {
@@ -206,7 +212,7 @@ func TestSecretsAreNowhere(t *testing.T) {
 			t.Errorf("%s has a key", where)
 		}
 	}
-	find("the log", out.text.Bytes())
+	find("the log", out.bytes())
 	for _, d := range []string{dir, f.cfg.Dir} {
 		err := filepath.WalkDir(d, func(path string, e os.DirEntry, err error) error {
 			if err != nil {
