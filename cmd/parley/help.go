@@ -17,11 +17,11 @@ const welcome = `parley - every call between your services encrypted, named, all
   parley why web orders GET /    may web call orders, and by which rule
 
   look     status  why     audit   cert
-  change   apply   config  key     ca
+  change   apply   config  key     ca      ban
+  run      server  agent   join-token
   learn    dev     explain version completion
 
-Every command has --help with examples, and what prints data has --json.
-An error's code has a page:  parley explain PAR-1007
+Each has --help with examples and --json; of an error:  parley explain PAR-1007
 `
 
 // helpWidth is the terminal that help is laid out for, in columns.

@@ -171,8 +171,8 @@ func Start(ctx context.Context, cfg Config) (_ *Mesh, err error) {
 	if err := m.install(cfg); err != nil {
 		return nil, err
 	}
-	if m.Demo {
-		if err := m.startIssuer(ctx); err != nil {
+	if m.Demo && m.signer.URL != m.IssuerURL() { // the newest revision has it elsewhere
+		if err := errors.Join(m.issuer.Close(), m.startIssuer(ctx)); err != nil {
 			return nil, m.hint(err)
 		}
 	}
@@ -233,6 +233,7 @@ func (m *Mesh) nodeConfig(cfg Config) (node.Config, error) {
 	m.metrics = nc.Metrics
 	if m.Demo {
 		nc.DemoBin = binDir(cfg.Dir)
+		nc.Before = m.startIssuer // its keys are asked for by the revision of the last start
 	}
 	if cfg.Debug.Node != nil {
 		cfg.Debug.Node(&nc)

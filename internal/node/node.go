@@ -59,6 +59,9 @@ type Config struct {
 	Version api.Version
 	Clock   clock.Clock
 	Logger  *slog.Logger
+	// Before, where set, is called when everything is open that can fail, and nothing
+	// of the newest revision runs yet.
+	Before func(context.Context) error
 	// Wire, in tests, stands between agent and server.
 	Wire func(agent.ControlPlane) agent.ControlPlane
 }
@@ -164,7 +167,13 @@ func (n *Node) start(ctx context.Context, cfg Config) error {
 	if err != nil {
 		return errors.Join(err, n.closeAgent())
 	}
-	if err := n.server.Started(ctx); err != nil {
+	if cfg.Before != nil {
+		err = cfg.Before(ctx)
+	}
+	if err == nil {
+		err = n.server.Started(ctx)
+	}
+	if err != nil {
 		for _, d := range doors {
 			err = errors.Join(err, d.listener.Close())
 		}
