@@ -65,7 +65,7 @@ func (p *postgres) explain(err error) error {
 	var connect *pgconn.ConnectError
 	var network net.Error
 	if errors.As(err, &connect) {
-		if words := untrusted(connect); words != "" {
+		if words := untrusted(connect); words != "" && p.proven() {
 			return fault.Wrap(cause{words, err}, fault.StoreUntrusted,
 				"compare the name in the URL with the server's certificate, and sslrootcert with its CA: openssl s_client -starttls postgres -connect "+
 					address(p.config.Host, p.config.Port)+" -showcerts", "the server of the database %s does not prove who it is", p)
@@ -150,7 +150,7 @@ func untrusted(err *pgconn.ConnectError) string {
 	// These are plain texts of pgconn's.
 	if s := err.Error(); strings.Contains(s, "server refused TLS connection") {
 		return "it speaks no TLS"
-	} else if _, why, ok := strings.Cut(s, "tls error: "); ok {
+	} else if _, why, ok := strings.Cut(s, "tls error: "); ok && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, syscall.ECONNRESET) {
 		return why
 	}
 	return ""

@@ -293,3 +293,29 @@ func closedPort(t *testing.T) string {
 	defer l.Close()
 	return l.Addr().String()
 }
+
+// A server that goes away while a connection is made is not one that does not prove
+// who it is; only where TLS is required is its absence that.
+func TestPostgresGoesWhileConnecting(t *testing.T) {
+	t.Setenv("HOME", t.TempDir())
+	for name, tt := range map[string]struct {
+		says, mode string
+		want       fault.Code
+	}{
+		"no TLS, which is not needed": {"N", "prefer", fault.StoreUnreachable},
+		"no TLS, which is":            {"N", "verify-full", fault.StoreUntrusted},
+		"in the handshake":            {"S", "verify-full", fault.StoreUnreachable},
+		"in that of no need":          {"S", "prefer", fault.StoreUnreachable},
+	} {
+		t.Run(name, func(t *testing.T) {
+			at := double(t, func(c net.Conn) {
+				var head [8]byte
+				if _, err := io.ReadFull(c, head[:]); err == nil && binary.BigEndian.Uint32(head[:4]) == 8 {
+					_, _ = c.Write([]byte(tt.says))
+				}
+			})
+			_, err := xtest.Place{URL: "postgres://parley@" + at + "/parley?connect_timeout=1&sslmode=" + tt.mode}.Open(t.Context(), clock.System{})
+			xtest.WantCode(t, err, tt.want)
+		})
+	}
+}

@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -133,6 +134,12 @@ func (t *target) unproven() string {
 		}
 	}
 	return ""
+}
+
+// proven says that a server always has to prove itself. Where one is believed
+// without TLS, that it speaks none is not what a connection failed for.
+func (t *target) proven() bool {
+	return t.config.TLSConfig != nil && !slices.ContainsFunc(t.config.Fallbacks, func(f *pgconn.FallbackConfig) bool { return f.TLSConfig == nil })
 }
 
 // showsPassword says whether there is a password in a URL, by libpq's rules: what
