@@ -51,6 +51,7 @@ type Registrar struct {
 	cfg      Config
 	subjects atomic.Pointer[map[identity.ID]Subject]
 	banned   atomic.Pointer[map[identity.ID]bool]
+	probes   atomic.Pointer[Probes]
 	joins    audit.Throttle[string]  // refused joins, by reason
 	refusals audit.Throttle[refusal] // of issuance
 }
@@ -59,6 +60,7 @@ type Registrar struct {
 func New(cfg Config) *Registrar {
 	r := &Registrar{cfg: cfg}
 	r.SetSubjects(nil)
+	r.SetProbes(nil)
 	return r
 }
 

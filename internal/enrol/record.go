@@ -18,6 +18,7 @@ const (
 	reasonHost     = "not_on_host"      // it does not run on the host that asks
 	reasonRequest  = "request_invalid"  // the certificate request
 	reasonAudience = "audience_invalid" // of a JWT-SVID
+	reasonProbe    = "no_verification"  // a certificate for probes, and no verification runs
 	reasonChanged  = "revision_changed" // the subject left or changed before the release
 )
 

@@ -10,11 +10,13 @@ import (
 	"github.com/parleymesh/parley/internal/identity"
 )
 
-// The kinds of what is issued, as Record.Kind has them. The last two are the
+// The kinds of what is issued, as Record.Kind has them. A probe is a certificate of
+// `parley verify`, good for nothing else. The last two are the
 // authority's own certificates, whose ID is the trust domain's.
 const (
 	KindX509         = "x509-svid"
 	KindJWT          = "jwt-svid"
+	KindProbe        = "probe"
 	KindRoot         = "root"
 	KindIntermediate = "intermediate"
 )

@@ -28,6 +28,8 @@ var byIdentity = []struct {
 	{identity.ErrLeafNoPath, ReasonMalformedSVID},
 	{identity.ErrLeafEKU, ReasonMalformedSVID},
 	{identity.ErrSigner, ReasonMalformedSVID},
+	{identity.ErrProbe, ReasonProbe},
+	{identity.ErrNoProbe, ReasonProbe},
 }
 
 // byText are reasons that crypto/tls has only sentences for; a test holds them

@@ -51,6 +51,7 @@ const (
 	ReasonTLSVersion       = "tls_version"       // an older TLS than the listener speaks
 	ReasonSlowHandshake    = "handshake_timeout" // the handshake took too long
 	ReasonMalformedSVID    = "svid_malformed"    // a certificate that is no X509-SVID
+	ReasonProbe            = "probe_certificate" // a certificate for probes elsewhere, or a probe without one
 )
 
 // Codes of Refuse that gate itself knows; any other is a request that was

@@ -69,10 +69,20 @@ func (t *Trust) Admit(id ID) error {
 // times, and Admit. It returns the leaf's ID: the only place in the program
 // where a certificate becomes an identity. Beside an error the ID is at most what
 // the certificate claims, for the record of the refusal.
+//
+// A certificate for probes is refused: see VerifyProbe.
 func (t *Trust) Verify(chain []*x509.Certificate, now time.Time) (ID, error) {
 	if len(chain) == 0 {
 		return ID{}, ErrNoCredential
 	}
+	if IsProbe(chain[0]) {
+		id, _ := LeafID(chain[0]) // for the record
+		return id, ErrProbe
+	}
+	return t.verify(chain, now)
+}
+
+func (t *Trust) verify(chain []*x509.Certificate, now time.Time) (ID, error) {
 	if len(chain) > maxChain {
 		return ID{}, ErrChainTooLong
 	}

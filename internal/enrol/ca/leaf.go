@@ -147,16 +147,25 @@ func leafTemplate(t Template, parent *x509.Certificate, now time.Time) (*x509.Ce
 }
 
 func signAndLint(tbs, parent *x509.Certificate, want Template, key crypto.Signer) (*x509.Certificate, error) {
-	der, err := x509.CreateCertificate(rand.Reader, tbs, parent, want.PublicKey, key)
+	leaf, err := create(tbs, parent, want.PublicKey, key, want.ID)
 	if err != nil {
-		return nil, fmt.Errorf("sign for %s: %w", want.ID, err)
-	}
-	leaf, err := x509.ParseCertificate(der)
-	if err != nil {
-		return nil, fmt.Errorf("sign for %s: %w", want.ID, err)
+		return nil, err
 	}
 	if err := lint(leaf, parent, want); err != nil {
 		return nil, fault.Wrap(err, fault.Internal, "", "the certificate for %s fails its lint", want.ID)
+	}
+	return leaf, nil
+}
+
+// create signs tbs and reads what was signed.
+func create(tbs, parent *x509.Certificate, pub crypto.PublicKey, key crypto.Signer, id identity.ID) (*x509.Certificate, error) {
+	der, err := x509.CreateCertificate(rand.Reader, tbs, parent, pub, key)
+	if err != nil {
+		return nil, fmt.Errorf("sign for %s: %w", id, err)
+	}
+	leaf, err := x509.ParseCertificate(der)
+	if err != nil {
+		return nil, fmt.Errorf("sign for %s: %w", id, err)
 	}
 	return leaf, nil
 }
