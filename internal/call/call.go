@@ -31,6 +31,11 @@ const (
 	TCP  Protocol = "tcp"
 )
 
+// Probe is the application protocol (RFC 7301) of a connection that `parley verify`
+// makes, by which its requests are told from calls, in TLS.ALPN. Over it goes HTTP/1.1
+// to a service of HTTP; a service of TCP is told nothing and answers with one line.
+const Probe = "parley-probe/1"
+
 // Header is a read-only view of the parsed header fields.
 type Header interface {
 	// Values returns every value of the field, in order; name is in canonical

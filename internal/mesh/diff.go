@@ -179,6 +179,7 @@ func (d *differ) inbound(name string, old, new *Inbound) {
 		if a, b := old.WebSocket, new.WebSocket; (a == nil) != (b == nil) {
 			d.webSocket("service", name, a.String(), b.String(), b == nil)
 		}
+		d.changed("service", name, "probe", old.Probe.String(), new.Probe.String())
 		d.changed("service", name, "app_protocol", cmp.Or(old.AppProtocol, "http1"), cmp.Or(new.AppProtocol, "http1"))
 	}
 }
@@ -284,6 +285,14 @@ func (d *differ) webSocket(kind, name, old, new string, within bool) {
 }
 
 const refused = "refused"
+
+// String is the request, or that there is none.
+func (p *Probe) String() string {
+	if p == nil {
+		return "none"
+	}
+	return p.Method + " " + p.Path
+}
 
 // String says whether WebSocket connections are let through.
 func (w *WebSocket) String() string {

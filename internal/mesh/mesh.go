@@ -127,6 +127,18 @@ type Inbound struct {
 	// is used: {}. It reaches the application over HTTP/1.1, whatever app_protocol
 	// says. Without it such requests are refused.
 	WebSocket *WebSocket `yaml:"websocket" hint:"write websocket: {}, or leave it out to refuse"`
+	// A request that does no harm, such as a health check: what `parley verify` may
+	// send to the application itself, as each caller whose rules allow it. Without it,
+	// every probe ends at the sidecar.
+	Probe *Probe `yaml:"probe"`
+}
+
+// A Probe is a request that does no harm.
+type Probe struct {
+	// Its path, without a query.
+	Path string `yaml:"path" schema:"required" hint:"name one that only looks: path: /healthz"`
+	// Its HTTP method, in upper case.
+	Method string `yaml:"method" schema:"default=GET"`
 }
 
 // A WebSocket says that WebSocket connections are let through; it has no keys yet.

@@ -122,6 +122,7 @@ func (v *validator) service(name string, s *Service) {
 		if in.Protocol == tcp && in.WebSocket != nil {
 			v.contradicts(path+".inbound.websocket", "WebSocket for a tcp service", "the protocol is tcp", "remove it, since a tcp service relays whatever comes, or write protocol: http")
 		}
+		v.probe(path+".inbound.probe", in)
 		if in.Protocol == tcp && in.AppProtocol != "" {
 			v.contradicts(path+".inbound.app_protocol", "an HTTP version for a tcp service", "the protocol is tcp", "remove it, or write protocol: http")
 		}
@@ -241,6 +242,27 @@ func (v *validator) methods(path string, methods []string) {
 		case m == "CONNECT":
 			v.malformed(at, m, "Parley opens no tunnels", "call a tcp service instead", "")
 		}
+	}
+}
+
+// probe checks the request that reaches the application of in.
+func (v *validator) probe(at string, in *Inbound) {
+	p := in.Probe
+	if p == nil {
+		return
+	}
+	if in.Protocol == tcp {
+		v.contradicts(at, "a request for a tcp service", "the protocol is tcp", "remove it, or write protocol: http")
+		return
+	}
+	v.pattern(at+".path", p.Path)
+	if strings.ContainsRune(p.Path, '*') {
+		v.malformed(at+".path", p.Path, "a pattern, not a path", "write one path in full", "")
+	}
+	switch p.Method {
+	case "GET", "HEAD", "OPTIONS", "":
+	default:
+		v.malformed(at+".method", p.Method, "a method that changes something", "use GET, HEAD or OPTIONS", "")
 	}
 }
 

@@ -134,7 +134,7 @@ func (d *Dialer) config(st *clientState) *tls.Config {
 }
 
 func (d *Dialer) verify(cs tls.ConnectionState) error {
-	id, err := verify(d.src, cs, d.clk.Now())
+	id, err := verify(d.src, cs, d.clk.Now(), (*identity.Trust).Verify)
 	if err == nil && id != d.expect {
 		err = fmt.Errorf("%w: wanted %s, got %s", ErrUnexpectedPeer, d.expect, id)
 	}

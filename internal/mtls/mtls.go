@@ -19,10 +19,13 @@ package mtls
 
 import (
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
+	"github.com/parleymesh/parley/internal/call"
 	"github.com/parleymesh/parley/internal/clock"
 	"github.com/parleymesh/parley/internal/identity"
 )
@@ -44,6 +47,31 @@ var (
 // that it was issued under, and only while the client's leaf lasts; any other
 // ticket is declined without an error, and a full handshake follows.
 func Server(src identity.Source, clk clock.Clock, alpn ...string) *tls.Config {
+	return server(src, clk, (*identity.Trust).Verify, alpn)
+}
+
+// Inbound is Server for a sidecar's inbound, which also takes the probes of `parley
+// verify`: a client that offers call.Probe, and nothing of alpn counts then, has to show a
+// certificate for probes, which is of no use anywhere else. Whoever serves such a
+// connection answers it by itself (see call.TLS.ALPN).
+func Inbound(src identity.Source, clk clock.Clock, alpn ...string) *tls.Config {
+	cfg := Server(src, clk, alpn...)
+	// A configuration of its own, with ticket keys of its own: no session of a probe
+	// is resumed as anything else.
+	probes := server(src, clk, (*identity.Trust).VerifyProbe, []string{call.Probe})
+	cfg.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+		if slices.Contains(hello.SupportedProtos, call.Probe) {
+			return probes, nil
+		}
+		return nil, nil
+	}
+	return cfg
+}
+
+// A verifier makes an identity of a chain, or refuses it.
+type verifier func(*identity.Trust, []*x509.Certificate, time.Time) (identity.ID, error)
+
+func server(src identity.Source, clk clock.Clock, by verifier, alpn []string) *tls.Config {
 	cfg := &tls.Config{
 		MinVersion: tls.VersionTLS13,
 		NextProtos: alpn,
@@ -59,7 +87,7 @@ func Server(src identity.Source, clk clock.Clock, alpn ...string) *tls.Config {
 			return c.Certificate(), nil
 		},
 		VerifyConnection: func(cs tls.ConnectionState) error {
-			_, err := verify(src, cs, clk.Now())
+			_, err := verify(src, cs, clk.Now(), by)
 			return err
 		},
 	}
@@ -68,7 +96,7 @@ func Server(src identity.Source, clk clock.Clock, alpn ...string) *tls.Config {
 }
 
 // verify is the one judgement of a peer, for both sides.
-func verify(src identity.Source, cs tls.ConnectionState, now time.Time) (identity.ID, error) {
+func verify(src identity.Source, cs tls.ConnectionState, now time.Time, by verifier) (identity.ID, error) {
 	trust := src.Trust()
 	switch {
 	case trust == nil:
@@ -78,7 +106,7 @@ func verify(src identity.Source, cs tls.ConnectionState, now time.Time) (identit
 	case len(cs.PeerCertificates) == 0:
 		return identity.ID{}, ErrNoCertificate
 	}
-	return trust.Verify(cs.PeerCertificates, now)
+	return by(trust, cs.PeerCertificates, now)
 }
 
 // current is src's credential while it lasts. An expired one is not presented:

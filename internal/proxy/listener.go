@@ -118,9 +118,9 @@ func (p *Proxy) tlsConfig(s *spec) (*tls.Config, error) {
 			return c.Certificate(), nil
 		}, mtls.HTTP2, mtls.HTTP1), nil
 	case s.protocol == call.HTTP:
-		return mtls.Server(src, p.cfg.Clock, mtls.HTTP2, mtls.HTTP1), nil
+		return mtls.Inbound(src, p.cfg.Clock, mtls.HTTP2, mtls.HTTP1), nil
 	}
-	return mtls.Server(src, p.cfg.Clock), nil
+	return mtls.Inbound(src, p.cfg.Clock), nil
 }
 
 // refused records a peer that did not complete its handshake.
@@ -175,7 +175,7 @@ func (p *Proxy) site(s *spec, ups map[upstreamKey]upstream) *web.Site {
 	}
 	hop := web.Hop{Target: s.target, WebSocket: s.webSocket}
 	if s.end == call.Inbound {
-		hop.PolicyTarget, hop.Upstream = s.target, ups[s.app].web
+		hop.PolicyTarget, hop.Upstream, hop.Probe = s.target, ups[s.app].web, s.probe
 	} else {
 		hop.Upstream = ups[s.mesh].web
 	}

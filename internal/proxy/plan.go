@@ -32,6 +32,7 @@ type spec struct {
 	// Of an inbound: the service and its application.
 	target string
 	app    appKey
+	probe  *snapshot.Probe
 	// Of an inbound and an outbound: whether requests may become WebSocket connections.
 	webSocket *snapshot.WebSocket
 	// Of an outbound: who is called.
@@ -144,7 +145,7 @@ func inboundSpec(svc *snapshot.Service) *spec {
 			protocol: call.Protocol(in.Protocol), local: svc.Name, localID: svc.ID,
 			runsAs: snapshot.RunsAs{User: svc.RunsAs.User},
 		},
-		target: svc.Name, app: app, webSocket: in.WebSocket,
+		target: svc.Name, app: app, probe: in.Probe, webSocket: in.WebSocket,
 	}
 }
 

@@ -93,6 +93,15 @@ type Inbound struct {
 	// WebSocket lets requests become WebSocket connections; nil refuses it. Its
 	// Origins are for a route only.
 	WebSocket *WebSocket `json:"websocket,omitempty"`
+	// Probe is the one request of `parley verify` that reaches the application; nil
+	// lets none.
+	Probe *Probe `json:"probe,omitempty"`
+}
+
+// A Probe is a request that does no harm.
+type Probe struct {
+	Path   string `json:"path"` // canonical, without a query
+	Method string `json:"method"`
 }
 
 // Outbound is the application's way to one service: plaintext on loopback or a

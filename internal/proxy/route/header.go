@@ -25,6 +25,15 @@ const (
 	ForwardedFor   = "X-Forwarded-For"
 	ForwardedProto = "X-Forwarded-Proto"
 	ForwardedHost  = "X-Forwarded-Host"
+	// Probe says of an allowed probe of `parley verify` who answered it: the sidecar
+	// (ProbeAnswered), or the application (ProbeForwarded).
+	Probe = "Parley-Probe"
+)
+
+// Values of Probe.
+const (
+	ProbeAnswered  = "answered"
+	ProbeForwarded = "forwarded"
 )
 
 // Reserved says whether a field of that name, in any case, is the proxy's to

@@ -72,6 +72,10 @@ func (r *Relay) Serve(ctx context.Context, down net.Conn, req *call.Request, to 
 		mtls.Abort(down) // an end of stream would look like an empty answer
 		return
 	}
+	if req.TLS.ALPN == call.Probe {
+		r.answerProbe(down, req)
+		return
+	}
 	up, err := to.Dial(ctx)
 	if err != nil {
 		code, _ := route.Failure(err)
@@ -89,6 +93,18 @@ func (r *Relay) Serve(ctx context.Context, down net.Conn, req *call.Request, to 
 			Upstream: up.RemoteAddr().String(), UpstreamPeer: peer, UpstreamTLS: facts,
 		})
 	})
+}
+
+// ProbeAnswer is what an allowed probe of `parley verify` is told, in place of what
+// the application would say. A denied one is told what every other connection is.
+const ProbeAnswer = "parley-probe: allowed\n"
+
+// answerProbe answers an allowed probe, of which the application hears nothing.
+func (r *Relay) answerProbe(down net.Conn, req *call.Request) {
+	r.cfg.Gate.Done(req, call.Outcome{BytesOut: int64(len(ProbeAnswer)), End: r.cfg.Clock.Now()})
+	_ = down.SetWriteDeadline(r.cfg.Clock.Now().Add(lastWords))
+	_, _ = io.WriteString(down, ProbeAnswer) // a prober that left wants none
+	_ = down.Close()
 }
 
 // Join relays between a client's connection and its upstream's until both

@@ -80,6 +80,9 @@ func (s *Server) handle(w http.ResponseWriter, r *http.Request) {
 		x.deny(verdict)
 		return
 	}
+	if x.probe() && x.answerProbe() {
+		return
+	}
 	x.forward()
 }
 

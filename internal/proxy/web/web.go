@@ -66,6 +66,8 @@ type Hop struct {
 	ForwardToken bool
 	// WebSocket lets requests become WebSocket connections; nil refuses it.
 	WebSocket *snapshot.WebSocket
+	// Probe is the one request of a probe that goes on, nil for none.
+	Probe *snapshot.Probe
 }
 
 // A Site is what a listener serves. It is immutable and replaced as a whole.
@@ -193,7 +195,7 @@ func (s *Server) SetSite(site *Site) { s.site.Store(site) }
 
 // Serve serves ln's connections until ln is closed or Shutdown is called. The
 // error is never nil.
-func (s *Server) Serve(ln net.Listener) error { return s.http.Serve(ln) }
+func (s *Server) Serve(ln net.Listener) error { return s.http.Serve(probed{ln}) }
 
 // Shutdown stops accepting, lets requests and WebSocket connections under way end
 // until ctx does, and then closes what is left.
