@@ -207,9 +207,9 @@ type ban struct {
 // print and exit; the last three are no part of the product.
 var programs = []string{"cmd", "bench", "interop", "examples"}
 
-// tlsMakers may make a tls.Config: mtls, and dev, whose stranger makes wrong ones on
-// purpose to show that they are refused.
-var tlsMakers = []string{"internal/mtls", "internal/dev"}
+// tlsMakers may make a tls.Config: mtls, and dev and assess, whose strangers make
+// wrong ones on purpose to show that they are refused.
+var tlsMakers = []string{"internal/mtls", "internal/dev", "internal/assess"}
 
 var bans = []ban{
 	{
