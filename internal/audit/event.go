@@ -57,6 +57,7 @@ const (
 	AgentRefused      Action = "agent.refused"   // a snapshot or its agent was not accepted
 	IdentityBanned    Action = "identity.banned"
 	IdentityUnbanned  Action = "identity.unbanned"
+	MeshVerified      Action = "mesh.verified"   // `parley verify` ran, with what came of it
 	AdminRefused      Action = "admin.refused"   // the admin API refused a caller
 	ServerStarted     Action = "server.started"  // start of a process, with its version
 	AgentStarted      Action = "agent.started"   //
@@ -70,7 +71,7 @@ func Actions() []Action {
 	return []Action{
 		Call, HandshakeRefused, ConnectionRefused, ProcessRefused, WorkloadRefused, WorkloadServed, SVIDIssued, JWTIssued,
 		IssueRefused, CACreated, ConfigApplied, ConfigRolledBack, KeyCreated, KeyRevoked, JoinCreated, HostJoined,
-		JoinRefused, AgentConnected, AgentLost, AgentRefused, IdentityBanned, IdentityUnbanned, AdminRefused,
+		JoinRefused, AgentConnected, AgentLost, AgentRefused, IdentityBanned, IdentityUnbanned, MeshVerified, AdminRefused,
 		ServerStarted, AgentStarted, ListenerFailed, Gap, Finding,
 	}
 }

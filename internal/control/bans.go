@@ -69,23 +69,28 @@ func (o operations) CreateBan(ctx context.Context, r api.CreateBanRequestObject)
 	if err := checkLabel("message", r.Body.Reason, 0, maxMessage); err != nil {
 		return nil, err
 	}
+	result, err := o.ban(ctx, id, r.Body.Reason)
+	if err != nil {
+		return nil, err
+	}
+	return api.CreateBan200JSONResponse(*result), nil
+}
+
+// ban bans id and tells all. One that is banned already is told once more: somebody
+// doubts it.
+func (o operations) ban(ctx context.Context, id identity.ID, reason string) (*api.BanResult, error) {
 	unlock, err := o.lock(ctx)
 	if err != nil {
 		return nil, err
 	}
 	defer unlock()
 	ctx = context.WithoutCancel(ctx) // what is committed runs, whether the client stays or not
-	e := o.event(ctx, audit.IdentityBanned, audit.Success, &audit.Object{Kind: "identity", Name: id.String(), Detail: r.Body.Reason})
-	err = o.cfg.Bans.Ban(ctx, Ban{ID: id, Actor: actor(ctx), Reason: r.Body.Reason, Since: o.cfg.Clock.Now().UTC().Truncate(time.Microsecond)}, e)
-	// One that is banned already is told to all once more: somebody doubts it.
+	e := o.event(ctx, audit.IdentityBanned, audit.Success, &audit.Object{Kind: "identity", Name: id.String(), Detail: reason})
+	err = o.cfg.Bans.Ban(ctx, Ban{ID: id, Actor: actor(ctx), Reason: reason, Since: o.cfg.Clock.Now().UTC().Truncate(time.Microsecond)}, e)
 	if err != nil && !errors.Is(err, ErrConflict) {
 		return nil, err
 	}
-	result, err := o.tellBans(ctx, id)
-	if err != nil {
-		return nil, err
-	}
-	return api.CreateBan200JSONResponse(*result), nil
+	return o.tellBans(ctx, id)
 }
 
 func (o operations) DeleteBan(ctx context.Context, r api.DeleteBanRequestObject) (api.DeleteBanResponseObject, error) {
@@ -93,6 +98,18 @@ func (o operations) DeleteBan(ctx context.Context, r api.DeleteBanRequestObject)
 	if err != nil {
 		return nil, err
 	}
+	result, err := o.unban(ctx, id)
+	if errors.Is(err, ErrNotFound) {
+		return nil, fault.New(fault.NotFound, "see who is: parley ban", "%s is not banned", id)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return api.DeleteBan200JSONResponse(*result), nil
+}
+
+// unban lifts the ban of id and tells all; ErrNotFound where there is none.
+func (o operations) unban(ctx context.Context, id identity.ID) (*api.BanResult, error) {
 	unlock, err := o.lock(ctx)
 	if err != nil {
 		return nil, err
@@ -100,18 +117,10 @@ func (o operations) DeleteBan(ctx context.Context, r api.DeleteBanRequestObject)
 	defer unlock()
 	ctx = context.WithoutCancel(ctx) // what is committed runs, whether the client stays or not
 	e := o.event(ctx, audit.IdentityUnbanned, audit.Success, &audit.Object{Kind: "identity", Name: id.String()})
-	err = o.cfg.Bans.Unban(ctx, id, e)
-	if errors.Is(err, ErrNotFound) {
-		return nil, fault.New(fault.NotFound, "see who is: parley ban", "%s is not banned", id)
-	}
-	if err != nil {
+	if err := o.cfg.Bans.Unban(ctx, id, e); err != nil {
 		return nil, err
 	}
-	result, err := o.tellBans(ctx, id)
-	if err != nil {
-		return nil, err
-	}
-	return api.DeleteBan200JSONResponse(*result), nil
+	return o.tellBans(ctx, id)
 }
 
 // tellBans brings the bans into force as they are now.

@@ -45,6 +45,8 @@ func input(pattern string) (query, body any) {
 		return nil, &api.BanRequest{}
 	case "DELETE /v1/bans":
 		return &api.DeleteBanParams{}, nil
+	case "POST /v1/verify":
+		return nil, &api.VerifyRequest{}
 	case "POST /v1/certificates":
 		return nil, &api.CertificateRequest{}
 	case "POST /v1/join-tokens":

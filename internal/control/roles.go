@@ -52,6 +52,7 @@ var needed = map[string]string{
 	"POST /v1/keys":                     operator,
 	"DELETE /v1/keys/{id}":              operator,
 	"POST /v1/bans":                     operator,
+	"POST /v1/verify":                   operator,
 	"DELETE /v1/bans":                   operator,
 	"POST /v1/join-tokens":              admin,
 	"POST /v1/certificates":             admin,

@@ -37,6 +37,7 @@ type Config struct {
 	Certificates Certificates
 	Collector    Collector
 	Runtime      Runtime
+	Prober       Prober
 	Hosts        Hosts
 	Admins       Admins
 	// Version is the program's.
@@ -57,11 +58,13 @@ type Server struct {
 	// changing is held by whoever changes the desired state: one at a time, so
 	// that revisions are published in their order.
 	changing chan struct{}
+	// verifying is held by a verification: one at a time, by one identity that they ban.
+	verifying chan struct{}
 }
 
 // New is a server that does not serve yet.
 func New(cfg Config) *Server {
-	s := &Server{cfg: cfg, uid: os.Geteuid(), changing: make(chan struct{}, 1)}
+	s := &Server{cfg: cfg, uid: os.Geteuid(), changing: make(chan struct{}, 1), verifying: make(chan struct{}, 1)}
 	base, stop := context.WithCancel(context.Background())
 	s.http = &http.Server{
 		Handler:           s.Handler(),

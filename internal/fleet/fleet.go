@@ -18,8 +18,10 @@ import (
 	"sync"
 	"time"
 
+	"github.com/parleymesh/parley/internal/assess"
 	"github.com/parleymesh/parley/internal/audit"
 	"github.com/parleymesh/parley/internal/clock"
+	"github.com/parleymesh/parley/internal/enrol/ca"
 	"github.com/parleymesh/parley/internal/fleet/link"
 	"github.com/parleymesh/parley/internal/identity"
 	"github.com/parleymesh/parley/internal/snapshot"
@@ -29,6 +31,7 @@ import (
 type Registrar interface {
 	Issue(ctx context.Context, host string, id identity.ID, csr []byte) ([]*x509.Certificate, error)
 	IssueJWT(ctx context.Context, host string, id identity.ID, audience []string) (string, time.Time, error)
+	IssueProbe(ctx context.Context, host string, id identity.ID, flaw ca.Flaw, csr []byte) ([]*x509.Certificate, error)
 	JoinHost(ctx context.Context, id string, secret, csr []byte, remote string) (host string, chain []*x509.Certificate, err error)
 	Bundle() *identity.Bundle
 }
@@ -68,6 +71,7 @@ type Fleet struct {
 	settles    uint64        // how often agents were asked to settle
 	refusals   audit.Throttle[string]
 	connection uint64 // number of the last connection
+	phase      *phase // of a verification; nil for none
 }
 
 // A state is what every agent is told its part of; immutable.
@@ -96,7 +100,10 @@ type agent struct {
 	sent           [sha256.Size]byte
 	wire           uint64 // the generation of the update that was sent last
 	report         link.Report
-	asked, settled uint64   // the newest question to settle, and the newest answer
+	asked, settled uint64 // the newest question to settle, and the newest answer
+	// order is what it was last to try for a verification, and ordered what it was sent
+	// of that.
+	order, ordered *assess.Order
 	lacks          []string // the capabilities for want of which it was not sent the newest
 	// comings bounds how many of its connections are recorded, unrecorded is how
 	// many were not since the last that was.

@@ -18,6 +18,7 @@ import (
 
 	"github.com/parleymesh/parley/internal/audit"
 	"github.com/parleymesh/parley/internal/clock"
+	"github.com/parleymesh/parley/internal/enrol/ca"
 	"github.com/parleymesh/parley/internal/fleet"
 	"github.com/parleymesh/parley/internal/fleet/link"
 	"github.com/parleymesh/parley/internal/identity"
@@ -313,6 +314,10 @@ func (r *registrar) Issue(_ context.Context, host string, id identity.ID, _ []by
 
 func (r *registrar) IssueJWT(_ context.Context, host string, id identity.ID, _ []string) (string, time.Time, error) {
 	return "token", time.Now(), r.note("token of %s for %s", id.Name(), host)
+}
+
+func (r *registrar) IssueProbe(_ context.Context, host string, id identity.ID, flaw ca.Flaw, _ []byte) ([]*x509.Certificate, error) {
+	return []*x509.Certificate{r.ca.Root}, r.note("probe %q of %s for %s", string(flaw), id.Name(), host)
 }
 
 func (r *registrar) JoinHost(_ context.Context, id string, _, _ []byte, _ string) (string, []*x509.Certificate, error) {

@@ -77,6 +77,8 @@ func NewServer(cfg ServerConfig) *Server {
 			{MethodName: "IssueJWT", Handler: unary(s, s.issueJWT)},
 			{MethodName: "Cursor", Handler: unary(s, s.cursor)},
 			{MethodName: "Collect", Handler: unary(s, s.collect)},
+			{MethodName: "IssueProbe", Handler: unary(s, s.issueProbe)},
+			{MethodName: "Assessed", Handler: unary(s, s.assessed)},
 		},
 		Streams: []grpc.StreamDesc{{StreamName: "Connect", Handler: s.connect, ServerStreams: true, ClientStreams: true}},
 	}, nil)

@@ -315,6 +315,11 @@ func (f *Fleet) tell(ctx context.Context, host string, connection uint64, s stre
 			}
 			asked = n
 		}
+		if o := f.order(host, connection); o != nil {
+			if err := s.SendMsg(&link.ServerMessage{Assess: o}); err != nil {
+				return err
+			}
+		}
 		if u != nil {
 			told = u.Generation
 			w, err := f.due(host, connection, u)

@@ -30,7 +30,7 @@ func openDoors(cfg Config, srv *server.Server, rt *runtime, registry *metric.Reg
 	}
 	admin := control.New(control.Config{
 		TrustDomain: srv.Bundle().TrustDomain, Revisions: srv.Store(), Keys: srv.Store(), Bans: srv.Store(), Events: evidence{srv.Store(), rt.node.agent}, Certificates: rt, Collector: rt,
-		Runtime: rt, Hosts: hosts{srv}, Admins: hosts{srv}, Version: cfg.Version, Host: cfg.Host, Clock: cfg.Clock, Logger: cfg.Logger,
+		Runtime: rt, Prober: prober{rt.node}, Hosts: hosts{srv}, Admins: hosts{srv}, Version: cfg.Version, Host: cfg.Host, Clock: cfg.Clock, Logger: cfg.Logger,
 	})
 	doors := []door{{l, admin}}
 	if remote := srv.Admins(); remote != nil {

@@ -27,8 +27,8 @@ type tally struct {
 
 // edgeOf is what an event counts for: the edge with one call, or no call.
 func edgeOf(e *audit.Event) (at edge, t tally) {
-	if e.Call == nil {
-		return edge{}, tally{}
+	if e.Call == nil || e.TLS != nil && e.TLS.ALPN == call.Probe {
+		return edge{}, tally{} // a probe of `parley verify` is nobody's call
 	}
 	switch end := call.End(e.Call.End); {
 	case e.Action == audit.Call && end == call.Inbound:

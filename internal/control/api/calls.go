@@ -126,13 +126,40 @@ func (c *Client) Tail(ctx context.Context, p TailEventsParams, each func(*Entry)
 		return err
 	}
 	defer resp.Body.Close()
+	return readLines(ctx, c, resp, each)
+}
+
+// VerifyMesh has every edge of the mesh file attacked and calls each with what comes
+// of it, until the end, which is the line with Done, or until ctx ends, which ends
+// the verification too. No other time limit holds but the request's.
+func (c *Client) VerifyMesh(ctx context.Context, r VerifyRequest, each func(*VerifyLine) error) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	resp, err := c.requests.VerifyMesh(ctx, r)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	over := false
+	err = readLines(ctx, c, resp, func(l *VerifyLine) error {
+		over = over || l.Done.Missed != nil
+		return each(l)
+	})
+	if err == nil && !over {
+		return c.unreachable(ctx, io.ErrUnexpectedEOF)
+	}
+	return err
+}
+
+// readLines calls each for every line of a reply that is not empty.
+func readLines[T any](ctx context.Context, c *Client, resp *http.Response, each func(*T) error) error {
 	lines := bufio.NewScanner(resp.Body)
 	lines.Buffer(make([]byte, 0, 64<<10), maxEntryLine)
 	for lines.Scan() {
 		if len(bytes.TrimSpace(lines.Bytes())) == 0 {
 			continue
 		}
-		e, err := parse[Entry](lines.Bytes())
+		e, err := parse[T](lines.Bytes())
 		if err != nil {
 			return err
 		}

@@ -268,6 +268,28 @@ type ClientInterface interface {
 	// Corresponds with GET /v1/status (the `GetStatus` operationId).
 	GetStatus(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
 
+	// VerifyMeshWithBody Attack every edge of the mesh file, from the hosts of its callers
+	//
+	// One VerifyLine a line: first the plan, then results as they come, and in the
+	// end what was missed. An empty line means that nothing has happened for a
+	// while. It ends with the request. One runs at a time.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /v1/verify (the `VerifyMesh` operationId).
+	VerifyMeshWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// VerifyMesh Attack every edge of the mesh file, from the hosts of its callers
+	//
+	// One VerifyLine a line: first the plan, then results as they come, and in the
+	// end what was missed. An empty line means that nothing has happened for a
+	// while. It ends with the request. One runs at a time.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /v1/verify (the `VerifyMesh` operationId).
+	VerifyMesh(ctx context.Context, body VerifyMeshJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
 	// GetVersion Which program answers
 	//
 	// Corresponds with GET /v1/version (the `GetVersion` operationId).
@@ -720,6 +742,48 @@ func (c *Requests) RevokeKey(ctx context.Context, id string, reqEditors ...Reque
 // Corresponds with GET /v1/status (the `GetStatus` operationId).
 func (c *Requests) GetStatus(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewGetStatusRequest(c.Server)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// VerifyMeshWithBody Attack every edge of the mesh file, from the hosts of its callers
+//
+// One VerifyLine a line: first the plan, then results as they come, and in the
+// end what was missed. An empty line means that nothing has happened for a
+// while. It ends with the request. One runs at a time.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /v1/verify (the `VerifyMesh` operationId).
+func (c *Requests) VerifyMeshWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewVerifyMeshRequestWithBody(c.Server, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// VerifyMesh Attack every edge of the mesh file, from the hosts of its callers
+//
+// One VerifyLine a line: first the plan, then results as they come, and in the
+// end what was missed. An empty line means that nothing has happened for a
+// while. It ends with the request. One runs at a time.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /v1/verify (the `VerifyMesh` operationId).
+func (c *Requests) VerifyMesh(ctx context.Context, body VerifyMeshJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewVerifyMeshRequest(c.Server, body)
 	if err != nil {
 		return nil, err
 	}
@@ -1765,6 +1829,46 @@ func NewGetStatusRequest(server string) (*http.Request, error) {
 	return req, nil
 }
 
+// NewVerifyMeshRequest calls the generic VerifyMesh builder with application/json body
+func NewVerifyMeshRequest(server string, body VerifyMeshJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewVerifyMeshRequestWithBody(server, "application/json", bodyReader)
+}
+
+// NewVerifyMeshRequestWithBody constructs an http.Request for the VerifyMesh method, with any body, and a specified content type
+func NewVerifyMeshRequestWithBody(server string, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/verify")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
+}
+
 // NewGetVersionRequest constructs an http.Request for the GetVersion method
 func NewGetVersionRequest(server string) (*http.Request, error) {
 	var err error
@@ -2126,6 +2230,28 @@ type ClientWithResponsesInterface interface {
 	//
 	// Corresponds with GET /v1/status (the `GetStatus` operationId).
 	GetStatusWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*GetStatusResponse, error)
+
+	// VerifyMeshWithBodyWithResponse Attack every edge of the mesh file, from the hosts of its callers
+	//
+	// One VerifyLine a line: first the plan, then results as they come, and in the
+	// end what was missed. An empty line means that nothing has happened for a
+	// while. It ends with the request. One runs at a time.
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/verify (the `VerifyMesh` operationId).
+	VerifyMeshWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*VerifyMeshResponse, error)
+
+	// VerifyMeshWithResponse Attack every edge of the mesh file, from the hosts of its callers
+	//
+	// One VerifyLine a line: first the plan, then results as they come, and in the
+	// end what was missed. An empty line means that nothing has happened for a
+	// while. It ends with the request. One runs at a time.
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/verify (the `VerifyMesh` operationId).
+	VerifyMeshWithResponse(ctx context.Context, body VerifyMeshJSONRequestBody, reqEditors ...RequestEditorFn) (*VerifyMeshResponse, error)
 
 	// GetVersionWithResponse Which program answers
 	//
@@ -2663,6 +2789,29 @@ func (r GetStatusResponse) StatusCode() int {
 	return 0
 }
 
+type VerifyMeshResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// Status returns HTTPResponse.Status
+func (r VerifyMeshResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r VerifyMeshResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
 type GetVersionResponse struct {
 	Body         []byte
 	HTTPResponse *http.Response
@@ -3082,6 +3231,40 @@ func (c *ClientWithResponses) GetStatusWithResponse(ctx context.Context, reqEdit
 		return nil, err
 	}
 	return ParseGetStatusResponse(rsp)
+}
+
+// VerifyMeshWithBodyWithResponse Attack every edge of the mesh file, from the hosts of its callers
+//
+// One VerifyLine a line: first the plan, then results as they come, and in the
+// end what was missed. An empty line means that nothing has happened for a
+// while. It ends with the request. One runs at a time.
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/verify (the `VerifyMesh` operationId).
+func (c *ClientWithResponses) VerifyMeshWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*VerifyMeshResponse, error) {
+	rsp, err := c.VerifyMeshWithBody(ctx, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseVerifyMeshResponse(rsp)
+}
+
+// VerifyMeshWithResponse Attack every edge of the mesh file, from the hosts of its callers
+//
+// One VerifyLine a line: first the plan, then results as they come, and in the
+// end what was missed. An empty line means that nothing has happened for a
+// while. It ends with the request. One runs at a time.
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/verify (the `VerifyMesh` operationId).
+func (c *ClientWithResponses) VerifyMeshWithResponse(ctx context.Context, body VerifyMeshJSONRequestBody, reqEditors ...RequestEditorFn) (*VerifyMeshResponse, error) {
+	rsp, err := c.VerifyMesh(ctx, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseVerifyMeshResponse(rsp)
 }
 
 // GetVersionWithResponse Which program answers
@@ -3775,6 +3958,32 @@ func ParseGetStatusResponse(rsp *http.Response) (*GetStatusResponse, error) {
 		}
 		response.JSON200 = &dest
 
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseVerifyMeshResponse parses an HTTP response from a VerifyMeshWithResponse call
+func ParseVerifyMeshResponse(rsp *http.Response) (*VerifyMeshResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &VerifyMeshResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
 		var dest Problem
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {

@@ -79,6 +79,9 @@ type ServerInterface interface {
 	// GetStatus What runs, by which revision, and what needs a person
 	// (GET /v1/status)
 	GetStatus(w http.ResponseWriter, r *http.Request)
+	// VerifyMesh Attack every edge of the mesh file, from the hosts of its callers
+	// (POST /v1/verify)
+	VerifyMesh(w http.ResponseWriter, r *http.Request)
 	// GetVersion Which program answers
 	// (GET /v1/version)
 	GetVersion(w http.ResponseWriter, r *http.Request)
@@ -845,6 +848,20 @@ func (siw *ServerInterfaceWrapper) GetStatus(w http.ResponseWriter, r *http.Requ
 	handler.ServeHTTP(w, r)
 }
 
+// VerifyMesh operation middleware
+func (siw *ServerInterfaceWrapper) VerifyMesh(w http.ResponseWriter, r *http.Request) {
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.VerifyMesh(w, r)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
 // GetVersion operation middleware
 func (siw *ServerInterfaceWrapper) GetVersion(w http.ResponseWriter, r *http.Request) {
 
@@ -1078,6 +1095,7 @@ func HandlerWithOptions(si ServerInterface, options StdHTTPServerOptions) http.H
 	m.HandleFunc(http.MethodDelete+" "+options.BaseURL+"/v1/bans", wrapper.DeleteBan)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v1/bans", wrapper.ListBans)
 	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v1/bans", wrapper.CreateBan)
+	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v1/verify", wrapper.VerifyMesh)
 	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v1/join-tokens", wrapper.CreateJoinToken)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v1/audit/events", wrapper.ListEvents)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v1/audit/events/{id}", wrapper.GetEvent)
@@ -1936,6 +1954,74 @@ func (response GetStatusdefaultApplicationProblemPlusJSONResponse) VisitGetStatu
 	return err
 }
 
+type VerifyMeshRequestObject struct {
+	Body *VerifyMeshJSONRequestBody
+}
+
+type VerifyMeshResponseObject interface {
+	VisitVerifyMeshResponse(w http.ResponseWriter) error
+}
+
+type VerifyMesh200ApplicationXNdjsonResponse struct {
+	Body          io.Reader
+	ContentLength int64
+}
+
+func (response VerifyMesh200ApplicationXNdjsonResponse) VisitVerifyMeshResponse(w http.ResponseWriter) error {
+
+	w.Header().Set("Content-Type", "application/x-ndjson")
+	if response.ContentLength != 0 {
+		w.Header().Set("Content-Length", fmt.Sprint(response.ContentLength))
+	}
+	w.WriteHeader(200)
+
+	if closer, ok := response.Body.(io.ReadCloser); ok {
+		defer closer.Close()
+	}
+	flusher, ok := w.(http.Flusher)
+	if !ok {
+		// If w doesn't support flushing, fall back to io.Copy.
+		_, err := io.Copy(w, response.Body)
+		return err
+	}
+	// text/event-stream messages are typically small; use a
+	// modest buffer and flush after each chunk so clients see
+	// events immediately instead of waiting on OS buffering.
+	buf := make([]byte, 4096)
+	for {
+		n, err := response.Body.Read(buf)
+		if n > 0 {
+			if _, writeErr := w.Write(buf[:n]); writeErr != nil {
+				return writeErr
+			}
+			flusher.Flush()
+		}
+		if err != nil {
+			if err == io.EOF {
+				return nil
+			}
+			return err
+		}
+	}
+}
+
+type VerifyMeshdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response VerifyMeshdefaultApplicationProblemPlusJSONResponse) VisitVerifyMeshResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type GetVersionRequestObject struct {
 }
 
@@ -2078,6 +2164,9 @@ type StrictServerInterface interface {
 	// GetStatus What runs, by which revision, and what needs a person
 	// (GET /v1/status)
 	GetStatus(ctx context.Context, request GetStatusRequestObject) (GetStatusResponseObject, error)
+	// VerifyMesh Attack every edge of the mesh file, from the hosts of its callers
+	// (POST /v1/verify)
+	VerifyMesh(ctx context.Context, request VerifyMeshRequestObject) (VerifyMeshResponseObject, error)
 	// GetVersion Which program answers
 	// (GET /v1/version)
 	GetVersion(ctx context.Context, request GetVersionRequestObject) (GetVersionResponseObject, error)
@@ -2684,6 +2773,37 @@ func (sh *strictHandler) GetStatus(w http.ResponseWriter, r *http.Request) {
 		sh.options.ResponseErrorHandlerFunc(w, r, err)
 	} else if validResponse, ok := response.(GetStatusResponseObject); ok {
 		if err := validResponse.VisitGetStatusResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// VerifyMesh operation middleware
+func (sh *strictHandler) VerifyMesh(w http.ResponseWriter, r *http.Request) {
+	var request VerifyMeshRequestObject
+
+	var body VerifyMeshJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.VerifyMesh(ctx, request.(VerifyMeshRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "VerifyMesh")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(VerifyMeshResponseObject); ok {
+		if err := validResponse.VisitVerifyMeshResponse(w); err != nil {
 			sh.options.ResponseErrorHandlerFunc(w, r, err)
 		}
 	} else if response != nil {

@@ -70,6 +70,30 @@ func (e StepState) Valid() bool {
 	}
 }
 
+// Defines values for VerifyResultOutcome.
+const (
+	Failed       VerifyResultOutcome = "failed"
+	Inconclusive VerifyResultOutcome = "inconclusive"
+	Ok           VerifyResultOutcome = "ok"
+	Warning      VerifyResultOutcome = "warning"
+)
+
+// Valid indicates whether the value is a known member of the VerifyResultOutcome enum.
+func (e VerifyResultOutcome) Valid() bool {
+	switch e {
+	case Failed:
+		return true
+	case Inconclusive:
+		return true
+	case Ok:
+		return true
+	case Warning:
+		return true
+	default:
+		return false
+	}
+}
+
 // Access In how many places more, or less, is allowed than before.
 type Access struct {
 	Narrower int `json:"narrower"`
@@ -703,6 +727,82 @@ type Verification struct {
 	Logs   []LogReport `json:"logs"`
 }
 
+// VerifyDone defines model for VerifyDone.
+type VerifyDone struct {
+	Missed []VerifyMissed `json:"missed"`
+}
+
+// VerifyLine defines model for VerifyLine.
+type VerifyLine struct {
+	Done VerifyDone `json:"done,omitempty,omitzero"`
+
+	// Host Whose results these are.
+	Host    string         `json:"host,omitempty,omitzero"`
+	Plan    VerifyPlan     `json:"plan,omitempty,omitzero"`
+	Results []VerifyResult `json:"results,omitempty,omitzero"`
+}
+
+// VerifyMissed defines model for VerifyMissed.
+type VerifyMissed struct {
+	Host string `json:"host"`
+	Why  string `json:"why"`
+}
+
+// VerifyPlan defines model for VerifyPlan.
+type VerifyPlan struct {
+	// Edges How many edges are tried.
+	Edges int `json:"edges"`
+
+	// Hosts From where.
+	Hosts    []string `json:"hosts"`
+	Revision int64    `json:"revision"`
+
+	// Run The name of the verification.
+	Run         string `json:"run"`
+	TrustDomain string `json:"trust_domain"`
+}
+
+// VerifyRequest defines model for VerifyRequest.
+type VerifyRequest struct {
+	// From Only edges of this caller: a service, or gateway/NAME.
+	From string `json:"from,omitempty,omitzero"`
+
+	// Timeout How many seconds it may take, 1 to 3600; 120 where it is not said.
+	Timeout int64 `json:"timeout,omitempty,omitzero"`
+
+	// To Only edges of this callee.
+	To string `json:"to,omitempty,omitzero"`
+}
+
+// VerifyResult defines model for VerifyResult.
+type VerifyResult struct {
+	Callee string `json:"callee"`
+	Caller string `json:"caller"`
+	Check  string `json:"check"`
+
+	// Decision The id of the decision, where one was made.
+	Decision string `json:"decision,omitempty,omitzero"`
+
+	// Detail What came back, or why nothing was tried.
+	Detail string `json:"detail,omitempty,omitzero"`
+
+	// Endpoint host:port where the callee was called.
+	Endpoint string `json:"endpoint,omitempty,omitzero"`
+
+	// File The mesh file where the edge is allowed.
+	File string `json:"file,omitempty,omitzero"`
+
+	// Help What to do.
+	Help string `json:"help,omitempty,omitzero"`
+
+	// Line And the line there.
+	Line    int                 `json:"line,omitempty,omitzero"`
+	Outcome VerifyResultOutcome `json:"outcome"`
+}
+
+// VerifyResultOutcome defines model for VerifyResult.Outcome.
+type VerifyResultOutcome string
+
 // Version defines model for Version.
 type Version struct {
 	// API The version of this API.
@@ -864,3 +964,6 @@ type CreateJoinTokenJSONRequestBody = JoinTokenRequest
 
 // CreateKeyJSONRequestBody defines body for CreateKey for application/json ContentType.
 type CreateKeyJSONRequestBody = KeyRequest
+
+// VerifyMeshJSONRequestBody defines body for VerifyMesh for application/json ContentType.
+type VerifyMeshJSONRequestBody = VerifyRequest

@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/keepalive"
 
+	"github.com/parleymesh/parley/internal/assess"
 	"github.com/parleymesh/parley/internal/audit"
 	"github.com/parleymesh/parley/internal/clock"
 	"github.com/parleymesh/parley/internal/identity"
@@ -65,7 +66,9 @@ type Client struct {
 	wire      uint64   // the server's own number of update, 0 for one of another connection
 	refused   *refusal // of an update that is newer than that; nil where there is none
 	report    *Report
-	settled   uint64        // the newest Settle that was done, on this stream
+	settled   uint64 // the newest Settle that was done, on this stream
+	orders    []assess.Order
+	ordered   chan struct{} // closed at the next order
 	changed   chan struct{} // closed at the next update
 	reported  chan struct{} // closed at the next report
 	connected bool
@@ -80,7 +83,7 @@ type refusal struct {
 
 // NewClient is a client that does not connect before Run or a call.
 func NewClient(cfg ClientConfig) (*Client, error) {
-	c := &Client{cfg: cfg, changed: make(chan struct{}), reported: make(chan struct{}), failure: ErrUnreachable}
+	c := &Client{cfg: cfg, changed: make(chan struct{}), reported: make(chan struct{}), ordered: make(chan struct{}), failure: ErrUnreachable}
 	if cfg.Last != nil {
 		last := *cfg.Last
 		last.Generation = 1
@@ -203,11 +206,16 @@ func (c *Client) receive(ctx context.Context, s grpc.ClientStream) error {
 		if err := s.RecvMsg(&m); err != nil {
 			return err
 		}
-		if m.Settle > 0 && m.Update == nil && m.Welcome == nil {
+		switch {
+		case m.Welcome != nil:
+		case m.Settle > 0 && m.Update == nil && m.Assess == nil:
 			go c.settle(ctx, m.Settle) // within the time that settling takes
 			continue
+		case m.Assess != nil && m.Update == nil && m.Settle == 0:
+			c.order(m.Assess)
+			continue
 		}
-		if m.Update == nil || m.Welcome != nil || m.Settle > 0 {
+		if m.Update == nil || m.Welcome != nil || m.Settle > 0 || m.Assess != nil {
 			return fmt.Errorf("%w: neither an update nor anything else that is known", ErrMessage)
 		}
 		u, err := m.Update.Update()

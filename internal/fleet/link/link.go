@@ -105,10 +105,13 @@ const (
 	// WebSocket is to let requests become WebSocket connections, and to compare the
 	// origins of pages.
 	WebSocket = "websocket"
+	// Verify says that an agent tries orders of `parley verify`, and that the inbounds
+	// of its host answer probes.
+	Verify = "verify"
 )
 
 // Capabilities are those of this program, in order.
-func Capabilities() []string { return []string{EdgeFront, Settles, Tokens, WebSocket} }
+func Capabilities() []string { return []string{EdgeFront, Settles, Tokens, Verify, WebSocket} }
 
 // Needs are the capabilities without which s would not be enforced as it is meant.
 func Needs(s *snapshot.Snapshot) []string {
@@ -118,6 +121,9 @@ func Needs(s *snapshot.Snapshot) []string {
 	}
 	if len(s.Issuers) > 0 {
 		needs = append(needs, Tokens)
+	}
+	if slices.ContainsFunc(s.Services, func(v snapshot.Service) bool { return v.Inbound != nil && v.Inbound.Probe != nil }) {
+		needs = append(needs, Verify)
 	}
 	if offersWebSocket(s) {
 		needs = append(needs, WebSocket)

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/parleymesh/parley/internal/assess"
 	"github.com/parleymesh/parley/internal/audit"
 	"github.com/parleymesh/parley/internal/identity"
 	"github.com/parleymesh/parley/internal/snapshot"
@@ -23,6 +24,8 @@ const (
 	methodIssueJWT = "/" + FleetService + "/IssueJWT"
 	methodCursor   = "/" + FleetService + "/Cursor"
 	methodCollect  = "/" + FleetService + "/Collect"
+	methodProbe    = "/" + FleetService + "/IssueProbe"
+	methodAssessed = "/" + FleetService + "/Assessed"
 )
 
 // A JoinRequest uses a join token.
@@ -131,6 +134,8 @@ type ServerMessage struct {
 	Update  *WireUpdate `json:"update,omitempty"`
 	// Settle asks the agent to deliver the events that it has recorded so far.
 	Settle uint64 `json:"settle,omitempty"`
+	// Assess is what the agent is to try for `parley verify`.
+	Assess *assess.Order `json:"assess,omitempty"`
 }
 
 // A Hello is what each side says of itself before anything else.
@@ -207,6 +212,17 @@ type IssueRequest struct {
 	CSR      []byte      `json:"csr,omitempty"`
 	Audience []string    `json:"audience,omitempty"`
 }
+
+// A ProbeRequest asks for a certificate for probes as ID, with a flaw that is named
+// as the check is which needs it, or none.
+type ProbeRequest struct {
+	ID   identity.ID  `json:"id"`
+	Flaw assess.Check `json:"flaw,omitempty"`
+	CSR  []byte       `json:"csr"`
+}
+
+// An AssessedReply says that results arrived.
+type AssessedReply struct{}
 
 // An IssueReply is what was issued.
 type IssueReply struct {

@@ -17,6 +17,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/parleymesh/parley/internal/assess"
 	"github.com/parleymesh/parley/internal/audit"
 	"github.com/parleymesh/parley/internal/audit/collect"
 	"github.com/parleymesh/parley/internal/audit/spool"
@@ -42,6 +43,11 @@ type ControlPlane interface {
 	IssueJWT(ctx context.Context, id identity.ID, audience []string) (string, time.Time, error)
 	// Report tells what runs here. It does not block.
 	Report(*link.Report)
+	// NextOrder waits for something to try for `parley verify`, IssueProbe signs a
+	// certificate for that, and Assessed tells what came of it.
+	NextOrder(ctx context.Context) (assess.Order, error)
+	IssueProbe(ctx context.Context, id identity.ID, flaw assess.Check, csr []byte) ([]*x509.Certificate, error)
+	Assessed(ctx context.Context, r *assess.Report) error
 }
 
 // Credentials keeps the credentials of this host's identities from one start to
@@ -154,7 +160,7 @@ func (a *Agent) Run(ctx context.Context, drain time.Duration) error {
 	logCtx, stopLog := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopLog()
 	var log, rest sync.WaitGroup
-	fail := make(chan error, 5)
+	fail := make(chan error, 6)
 	start := func(wg *sync.WaitGroup, f func() error) {
 		wg.Add(1)
 		go func() {
@@ -171,6 +177,7 @@ func (a *Agent) Run(ctx context.Context, drain time.Duration) error {
 	start(&rest, func() error { return a.follow(ctx) })
 	start(&rest, func() error { return a.look(ctx) })
 	start(&rest, func() error { return a.reporting(ctx) })
+	start(&rest, func() error { return a.verifying(ctx) })
 	start(&rest, func() error { return a.workload.Serve(a.socket) })
 
 	var err error

@@ -172,6 +172,11 @@ func (a *Agent) setTrust(u link.Update) {
 	for _, m := range u.Snapshot.Members {
 		members[m] = true
 	}
+	// The verification's own is one of every mesh: it has certificates for probes and
+	// no others, and no rule names it.
+	if v, err := identity.VerifyID(u.Bundle.TrustDomain); err == nil {
+		members[v] = true
+	}
 	banned := make(map[identity.ID]bool, len(u.Banned))
 	for _, b := range u.Banned {
 		banned[b] = true

@@ -1,0 +1,264 @@
+package control
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/parleymesh/parley/internal/assess"
+	"github.com/parleymesh/parley/internal/audit"
+	"github.com/parleymesh/parley/internal/control/api"
+	"github.com/parleymesh/parley/internal/fault"
+	"github.com/parleymesh/parley/internal/identity"
+	"github.com/parleymesh/parley/internal/mesh"
+)
+
+// A Prober has the agents of hosts try what a verification tries; node joins it from
+// the rooms that can.
+type Prober interface {
+	// Host is where everything runs in a mesh without hosts.
+	Host() string
+	// Endpoints are where service is called from host.
+	Endpoints(host, service string) []string
+	// SetProbes says which host may have certificates for probes as whom; nil ends
+	// that.
+	SetProbes(map[string]map[identity.ID]bool)
+	// Assess has hosts try orders of one phase and waits for them; got is called with
+	// results, one call at a time. missed are those that did not try all of it.
+	Assess(ctx context.Context, orders map[string]*assess.Order, got func(host string, results []assess.Result)) (missed map[string]string)
+}
+
+// Times of a verification.
+const (
+	verifyTime    = 2 * time.Minute
+	maxVerifyTime = time.Hour
+	// endTime is what is left for its end, whatever its time was: nothing of it may
+	// stay in force.
+	endTime = 15 * time.Second
+)
+
+func (o operations) VerifyMesh(ctx context.Context, r api.VerifyMeshRequestObject) (api.VerifyMeshResponseObject, error) {
+	limit := verifyTime
+	if t := r.Body.Timeout; t != 0 {
+		if limit = time.Duration(t) * time.Second; t < 1 || limit > maxVerifyTime {
+			return nil, fault.New(fault.BadRequest, "choose 1s to 1h", "timeout is 1 to %d seconds", int(maxVerifyTime/time.Second))
+		}
+	}
+	head, err := o.head(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if head.Number == 0 {
+		return nil, fault.New(fault.NotFound, "apply one: parley apply -f parley.yaml", "there is no mesh file yet, so there is nothing to verify")
+	}
+	file, err := mesh.Parse(head.Name, head.Text)
+	if err != nil {
+		return nil, err
+	}
+	v := &meshVerification{
+		server: o.Server, ctx: ctx, limit: limit, run: audit.NewID(o.cfg.Clock.Now()), file: file, revision: head.Number,
+		places: map[mesh.Edge]int{},
+	}
+	if err := v.prepare(r.Body.From, r.Body.To); err != nil {
+		return nil, err
+	}
+	select {
+	case o.verifying <- struct{}{}:
+	default:
+		return nil, fault.New(fault.Conflict, "wait for its end", "another verification is running")
+	}
+	return v, nil
+}
+
+// A meshVerification is one run.
+type meshVerification struct {
+	server   *Server
+	ctx      context.Context // the request's; the generated Visit does not pass it on
+	limit    time.Duration
+	run      string
+	file     *mesh.File
+	revision int64
+	verify   identity.ID
+	orders   map[string]*assess.Order // by host
+	probes   map[string]map[identity.ID]bool
+	places   map[mesh.Edge]int // where each edge is allowed, by line
+	edges    int
+
+	out    *lines
+	counts map[assess.Outcome]int
+	missed map[string]string
+}
+
+// prepare makes the orders, for edges from and to the named, or all.
+func (v *meshVerification) prepare(from, to string) (err error) {
+	td := v.server.cfg.TrustDomain
+	if v.verify, err = identity.VerifyID(td); err != nil {
+		return err
+	}
+	stranger, err := identity.StrangerID(td)
+	if err != nil {
+		return err
+	}
+	v.orders, v.probes = map[string]*assess.Order{}, map[string]map[identity.ID]bool{}
+	for _, t := range mesh.Trials(v.file) {
+		if from != "" && t.Caller != from || to != "" && t.Callee != to {
+			continue
+		}
+		v.edges++
+		v.places[mesh.Edge{From: t.Caller, To: t.Callee}] = t.Line
+		hosts := t.CallerHosts
+		if len(hosts) == 0 {
+			hosts = []string{v.server.cfg.Prober.Host()}
+		}
+		for _, host := range hosts {
+			e, err := v.edge(host, t)
+			if err != nil {
+				return err
+			}
+			if v.orders[host] == nil {
+				v.orders[host] = &assess.Order{Run: v.run, Phase: assess.Attack}
+				v.probes[host] = map[identity.ID]bool{v.verify: true, stranger: true}
+			}
+			v.orders[host].Edges = append(v.orders[host].Edges, *e)
+			v.probes[host][e.CallerID] = true
+		}
+	}
+	if v.edges == 0 {
+		return v.nothing(from, to)
+	}
+	return nil
+}
+
+// nothing says why there is no edge to try.
+func (v *meshVerification) nothing(from, to string) error {
+	if from == "" && to == "" {
+		return fault.New(fault.NotFound, "let somebody call: add an entry under allow, or a route", "the mesh file allows no call, so there is nothing to verify")
+	}
+	which := "an edge"
+	if from != "" {
+		which += " from " + clip(from)
+	}
+	if to != "" {
+		which += " to " + clip(to)
+	}
+	return fault.New(fault.NotFound, "see what it has: parley status", "the mesh file does not allow %s", which)
+}
+
+// edge is t as host tries it.
+func (v *meshVerification) edge(host string, t mesh.Trial) (*assess.Edge, error) {
+	e := &assess.Edge{
+		Caller: t.Caller, Callee: t.Callee, HTTP: t.Protocol == "http", Endpoints: v.server.cfg.Prober.Endpoints(host, t.Callee),
+		App: t.App, SameHost: len(t.CalleeHosts) == 0 || slices.Contains(t.CalleeHosts, host), Forwarded: t.Forwarded, Sidecar: t.Sidecar,
+	}
+	if t.Allowed != nil {
+		e.Allowed = assess.Request{Method: t.Allowed.Method, Path: t.Allowed.Path}
+	}
+	if t.Forbidden != nil {
+		e.Forbidden = assess.Request{Method: t.Forbidden.Method, Path: t.Forbidden.Path}
+	}
+	var err error
+	if e.CallerID, err = v.server.subject(t.Caller); err != nil {
+		return nil, err
+	}
+	e.CalleeID, err = v.server.subject(t.Callee)
+	return e, err
+}
+
+// try runs the phases. What it leaves in force for its own sake it takes back, however
+// it ends.
+func (v *meshVerification) try() error {
+	s := v.server
+	v.counts, v.missed = map[assess.Outcome]int{}, map[string]string{}
+	ctx, cancel := context.WithTimeout(v.ctx, v.limit)
+	defer cancel()
+	o := operations{s}
+	// An earlier run may have ended with its server.
+	if err := o.liftOwn(context.WithoutCancel(ctx), v.verify); err != nil {
+		return err
+	}
+	s.cfg.Prober.SetProbes(v.probes)
+	defer v.finish()
+	v.phase(ctx, assess.Attack)
+	if ctx.Err() != nil {
+		return v.ctx.Err()
+	}
+	if _, err := o.ban(ctx, v.verify, "parley verify "+v.run); err != nil {
+		return err
+	}
+	v.phase(ctx, assess.AfterBan)
+	return v.ctx.Err()
+}
+
+// phase has every host that is still in it try p.
+func (v *meshVerification) phase(ctx context.Context, p assess.Phase) {
+	orders := map[string]*assess.Order{}
+	for host, o := range v.orders {
+		if v.missed[host] != "" {
+			continue
+		}
+		next := &assess.Order{Run: v.run, Phase: p}
+		if p == assess.Attack {
+			next.Edges = o.Edges
+		}
+		orders[host] = next
+	}
+	maps.Copy(v.missed, v.server.cfg.Prober.Assess(ctx, orders, v.got))
+}
+
+// finish takes back what the run put in force, and records what came of it.
+func (v *meshVerification) finish() {
+	s := v.server
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(v.ctx), endTime)
+	defer cancel()
+	s.cfg.Prober.SetProbes(nil)
+	over := map[string]*assess.Order{}
+	for host := range v.orders {
+		over[host] = &assess.Order{Run: v.run, Phase: assess.Over}
+	}
+	s.cfg.Prober.Assess(ctx, over, func(string, []assess.Result) {})
+	if err := (operations{s}).liftOwn(ctx, v.verify); err != nil {
+		s.cfg.Logger.Error("the verification's own identity is still banned, which concerns nobody else", "error", err)
+	}
+	e := s.event(v.ctx, audit.MeshVerified, audit.Success, &audit.Object{Kind: "verification", Name: v.run})
+	if v.counts[assess.Failed] > 0 || v.counts[assess.Inconclusive] > 0 || len(v.missed) > 0 || v.ctx.Err() != nil {
+		e.Outcome = audit.Failure
+	}
+	e.Message = fmt.Sprintf("%d edges from %q: %d checks ok, %d failed, %d warnings, %d inconclusive", v.edges,
+		slices.Sorted(maps.Keys(v.orders)), v.counts[assess.OK], v.counts[assess.Failed], v.counts[assess.Warning], v.counts[assess.Inconclusive])
+	if len(v.missed) > 0 {
+		e.Message += fmt.Sprintf("; not all was tried from %q", slices.Sorted(maps.Keys(v.missed)))
+	}
+	if err := s.cfg.Events.Log(ctx, e); err != nil {
+		s.cfg.Logger.Error("event not recorded", "action", e.Action, "error", err)
+	}
+}
+
+// liftOwn lifts the ban of the verification's own identity, where there is one.
+func (o operations) liftOwn(ctx context.Context, id identity.ID) error {
+	_, err := o.unban(ctx, id)
+	if errors.Is(err, ErrNotFound) {
+		return nil
+	}
+	return err
+}
+
+// got passes results of host on. Of edges that were not asked of it nothing is
+// believed.
+func (v *meshVerification) got(host string, results []assess.Result) {
+	line := &api.VerifyLine{Host: host}
+	for _, r := range results {
+		known := slices.Contains(assess.Checks(), r.Check) && slices.Contains(assess.Outcomes(), r.Outcome)
+		if !known || !slices.ContainsFunc(v.orders[host].Edges, func(e assess.Edge) bool { return e.Caller == r.Caller && e.Callee == r.Callee }) {
+			continue
+		}
+		v.counts[r.Outcome]++
+		line.Results = append(line.Results, api.VerifyResult{
+			Caller: r.Caller, Callee: r.Callee, Endpoint: r.Endpoint, Check: string(r.Check), Outcome: api.VerifyResultOutcome(r.Outcome),
+			Detail: r.Detail, Help: r.Help, Decision: r.Decision, File: v.file.Name(), Line: v.places[mesh.Edge{From: r.Caller, To: r.Callee}],
+		})
+	}
+	v.out.send(line)
+}

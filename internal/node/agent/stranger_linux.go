@@ -1,0 +1,29 @@
+package agent
+
+import (
+	"os"
+	"runtime"
+	"syscall"
+)
+
+// nobody is the user that no service should run as, by the number that every Linux
+// has for it (user_namespaces(7), overflowuid).
+const nobody = 65534
+
+// asStranger runs f, which opens one socket, as nobody where this process is root, and
+// otherwise as it is: became says which. The kernel asks for the file system user of
+// the thread that makes a socket (socket owner of nft, meta skuid).
+func asStranger(f func()) (became bool) {
+	if os.Geteuid() != 0 {
+		f()
+		return false
+	}
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	if _, _, errno := syscall.RawSyscall(syscall.SYS_SETFSUID, nobody, 0, 0); errno == 0 {
+		defer syscall.RawSyscall(syscall.SYS_SETFSUID, 0, 0, 0)
+		became = true
+	}
+	f()
+	return became
+}
