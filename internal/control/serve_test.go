@@ -48,6 +48,7 @@ issuers:
 type house struct {
 	*memory
 	runtime *runtime
+	prober  *prober
 	admins  admins
 	server  *control.Server
 	client  *api.Client
@@ -61,8 +62,9 @@ func newServer(t testing.TB) *house {
 		t.Fatal(err)
 	}
 	h := &house{memory: &memory{}, runtime: &runtime{bundle: &identity.Bundle{}}, admins: admins{}}
+	h.prober = &prober{runtime: h.runtime}
 	h.server = control.New(control.Config{
-		TrustDomain: td, Revisions: h.memory, Keys: h.memory, Bans: h.memory, Hosts: h.memory, Admins: h.admins, Events: h.memory, Certificates: h.memory, Collector: h.runtime, Runtime: h.runtime,
+		TrustDomain: td, Revisions: h.memory, Keys: h.memory, Bans: h.memory, Hosts: h.memory, Admins: h.admins, Events: h.memory, Certificates: h.memory, Collector: h.runtime, Runtime: h.runtime, Prober: h.prober,
 		Version: api.Version{Version: "0.1.0", GoVersion: "go1.26", API: 1}, Host: "h1", Clock: hurried{}, Logger: slog.New(slog.DiscardHandler),
 	})
 	return h

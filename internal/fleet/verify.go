@@ -13,16 +13,28 @@ import (
 	"github.com/parleymesh/parley/internal/identity"
 )
 
-// maxResults bounds the results of one report.
-const maxResults = 1000
+// maxResults bounds the results of one report, maxWaiting those that nobody has read
+// yet, and maxAll those of one host and phase.
+const (
+	maxResults = 1000
+	maxWaiting = 10_000
+	maxAll     = 200_000
+)
 
 // A phase is one phase of a verification, as the fleet waits for it.
 type phase struct {
-	run   string
-	name  assess.Phase
-	hosts map[string]bool // that have not said that they are done
-	got   func(host string, results []assess.Result)
-	fault map[string]string // why a host could not try it
+	run     string
+	name    assess.Phase
+	hosts   map[string]bool // that have not said that they are done
+	reports []hostReport    // that were not passed on yet
+	waiting int             // results in them
+	all     map[string]int  // results of each host so far
+	fault   map[string]string
+}
+
+type hostReport struct {
+	host    string
+	results []assess.Result
 }
 
 // Assess has hosts try their orders, which are of one run and phase, and waits until
@@ -30,7 +42,7 @@ type phase struct {
 // call at a time. missed are the hosts that did not try it, or not all of it, with
 // why. One phase is tried at a time.
 func (f *Fleet) Assess(ctx context.Context, orders map[string]*assess.Order, got func(host string, results []assess.Result)) (missed map[string]string) {
-	p := &phase{hosts: map[string]bool{}, got: got, fault: map[string]string{}}
+	p := &phase{hosts: map[string]bool{}, all: map[string]int{}, fault: map[string]string{}}
 	f.mu.Lock()
 	for host, o := range orders {
 		p.run, p.name = o.Run, o.Phase
@@ -61,8 +73,12 @@ func (f *Fleet) Assess(ctx context.Context, orders map[string]*assess.Order, got
 				delete(p.hosts, host)
 			}
 		}
-		waiting := len(p.hosts)
+		waiting, reports := len(p.hosts), p.reports
+		p.reports, p.waiting = nil, 0
 		f.mu.Unlock()
+		for _, r := range reports { // not under the lock: whoever reads may be slow
+			got(r.host, r.results)
+		}
 		if waiting == 0 {
 			return p.fault
 		}
@@ -130,8 +146,16 @@ func (f *Fleet) assessed(host string, r *assess.Report) error {
 		cut(&r.Results[i].Help)
 		cut(&r.Results[i].Decision)
 	}
-	if len(r.Results) > 0 {
-		p.got(host, r.Results)
+	n := len(r.Results)
+	if p.waiting += n; p.waiting > maxWaiting {
+		p.waiting -= n
+		return fault.New(fault.Conflict, "", "too many results wait to be read")
+	}
+	if p.all[host] += n; p.all[host] > maxAll {
+		return fault.New(fault.BadRequest, "", "host %s has too many results", host)
+	}
+	if n > 0 {
+		p.reports = append(p.reports, hostReport{host, r.Results})
 	}
 	if r.Done {
 		delete(p.hosts, host)
@@ -139,8 +163,8 @@ func (f *Fleet) assessed(host string, r *assess.Report) error {
 			cut(&r.Fault)
 			p.fault[host] = r.Fault
 		}
-		f.wake()
 	}
+	f.wake()
 	return nil
 }
 

@@ -1,0 +1,238 @@
+package control_test
+
+import (
+	"context"
+	"maps"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/parleymesh/parley/internal/assess"
+	"github.com/parleymesh/parley/internal/audit"
+	"github.com/parleymesh/parley/internal/control/api"
+	"github.com/parleymesh/parley/internal/identity"
+)
+
+// A prober plays the agents of all hosts.
+type prober struct {
+	runtime *runtime
+
+	mu     sync.Mutex // guards what follows
+	said   []string   // what was asked of it, in order
+	probes map[string]map[identity.ID]bool
+	edges  []assess.Edge
+	// try is what a host says of an order; nil is that everything is well.
+	try    func(ctx context.Context, o *assess.Order) ([]assess.Result, string)
+	banned map[assess.Phase][]identity.ID // who was banned while a phase was tried
+}
+
+func (p *prober) Host() string { return "h1" }
+
+func (p *prober) Endpoints(string, string) []string { return []string{"127.0.0.1:9443"} }
+
+func (p *prober) SetProbes(probes map[string]map[identity.ID]bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.probes = probes
+}
+
+func (p *prober) Assess(ctx context.Context, orders map[string]*assess.Order, got func(string, []assess.Result)) map[string]string {
+	missed := map[string]string{}
+	for _, host := range slices.Sorted(maps.Keys(orders)) {
+		o := orders[host]
+		p.mu.Lock()
+		p.said = append(p.said, string(o.Phase)+" "+host)
+		if p.banned == nil {
+			p.banned = map[assess.Phase][]identity.ID{}
+		}
+		p.runtime.mu.Lock()
+		p.banned[o.Phase] = slices.Clone(p.runtime.banned)
+		p.runtime.mu.Unlock()
+		if o.Phase == assess.Attack {
+			p.edges = o.Edges
+		}
+		try := p.try
+		p.mu.Unlock()
+		results, why := []assess.Result{{Caller: "web", Callee: "orders", Check: assess.Control, Outcome: assess.OK}}, ""
+		if try != nil {
+			results, why = try(ctx, o)
+		}
+		if o.Phase != assess.Over {
+			got(host, results)
+		}
+		if why != "" {
+			missed[host] = why
+		}
+	}
+	return missed
+}
+
+// verify runs a verification and returns its lines.
+func (h *house) verify(t *testing.T, r api.VerifyRequest) (lines []*api.VerifyLine, err error) {
+	t.Helper()
+	err = h.client.VerifyMesh(t.Context(), r, func(l *api.VerifyLine) error {
+		lines = append(lines, l)
+		return nil
+	})
+	return lines, err
+}
+
+// The plan first, then results, then the end; the ban is in force in the second
+// phase and at no other time, certificates for probes may be had while it runs, and
+// what came of it is on record.
+func TestVerify(t *testing.T) {
+	t.Parallel()
+	h := applied(t)
+	lines, err := h.verify(t, api.VerifyRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	plan := lines[0].Plan
+	if plan.Edges != 3 || plan.Revision != 1 || plan.TrustDomain != "shop.example" || !slices.Equal(plan.Hosts, []string{"h1"}) {
+		t.Errorf("plan %+v", plan)
+	}
+	if end := lines[len(lines)-1]; end.Done.Missed == nil || len(end.Done.Missed) > 0 {
+		t.Errorf("the end is %+v", end)
+	}
+	if r := lines[1].Results; len(r) != 1 || r[0].Check != "control" || r[0].Line == 0 || r[0].File != "parley.yaml" || lines[1].Host != "h1" {
+		t.Errorf("results %+v", lines[1])
+	}
+	if want := []string{"attack h1", "after_ban h1", "over h1"}; !slices.Equal(h.prober.said, want) {
+		t.Errorf("asked %q, want %q", h.prober.said, want)
+	}
+	if len(h.prober.banned[assess.Attack]) != 0 || len(h.prober.banned[assess.AfterBan]) != 1 || h.prober.banned[assess.AfterBan][0].Path() != "/parley/verify" || len(h.runtime.banned) != 0 {
+		t.Errorf("banned %v, and at the end %v", h.prober.banned, h.runtime.banned)
+	}
+	if h.prober.probes != nil {
+		t.Errorf("certificates for probes may still be had: %v", h.prober.probes)
+	}
+	var callers []string
+	for _, e := range h.prober.edges {
+		callers = append(callers, e.Caller+" -> "+e.Callee+" "+e.Allowed.String())
+		if !e.SameHost || e.HTTP != (e.Callee == "orders") || e.App == "" || len(e.Endpoints) != 1 || e.CallerID.IsZero() || e.CalleeID.IsZero() {
+			t.Errorf("edge %+v", e)
+		}
+	}
+	if diff := cmp.Diff([]string{"gateway/edge -> orders GET /orders", "orders -> db  ", "web -> orders GET /orders"}, callers); diff != "" {
+		t.Error(diff)
+	}
+	e := h.memory.last(t)
+	if e.Action != audit.MeshVerified || e.Outcome != audit.Success || !strings.Contains(e.Message, "3 edges") || e.Object.Name != plan.Run {
+		t.Errorf("recorded %+v", e)
+	}
+	if diff := cmp.Diff([]audit.Action{audit.ConfigApplied, audit.IdentityBanned, audit.IdentityUnbanned, audit.MeshVerified}, h.actions()); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// Of what a host says, only checks and outcomes that there are count, and edges that
+// it was asked for.
+func TestVerifyBelievesWhatItAskedFor(t *testing.T) {
+	t.Parallel()
+	h := applied(t)
+	h.prober.try = func(context.Context, *assess.Order) ([]assess.Result, string) {
+		return []assess.Result{
+			{Caller: "web", Callee: "orders", Check: assess.Plaintext, Outcome: assess.Failed, Detail: "x"},
+			{Caller: "web", Callee: "payments", Check: assess.Control, Outcome: assess.OK},
+			{Caller: "web", Callee: "orders", Check: "made_up", Outcome: assess.OK},
+			{Caller: "web", Callee: "orders", Check: assess.Control, Outcome: "splendid"},
+		}, "half of it"
+	}
+	lines, err := h.verify(t, api.VerifyRequest{From: "web", To: "orders"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r := lines[1].Results; len(r) != 1 || r[0].Check != "plaintext" {
+		t.Errorf("passed on %+v", r)
+	}
+	if m := lines[len(lines)-1].Done.Missed; len(m) != 1 || m[0].Host != "h1" || m[0].Why != "half of it" {
+		t.Errorf("missed %+v", m)
+	}
+	if e := h.memory.last(t); e.Outcome != audit.Failure || !strings.Contains(e.Message, "1 failed") || !strings.Contains(e.Message, `not all was tried from ["h1"]`) {
+		t.Errorf("recorded %+v", e)
+	}
+	// A host that missed the first phase is not asked for the second.
+	if want := []string{"attack h1", "over h1"}; !slices.Equal(h.prober.said, want) {
+		t.Errorf("asked %q, want %q", h.prober.said, want)
+	}
+}
+
+func TestVerifyRefusals(t *testing.T) {
+	t.Parallel()
+	empty := newServer(t)
+	if w := try(empty, newRequest("POST", "/v1/verify", `{}`)); w.Code != http.StatusNotFound || !strings.Contains(w.Body.String(), "no mesh file yet") {
+		t.Errorf("without a mesh file: %d %s", w.Code, w.Body)
+	}
+	h := applied(t)
+	for body, want := range map[string]string{
+		`{"from":"db"}`:                 "does not allow an edge from db",
+		`{"from":"web","to":"nowhere"}`: "does not allow an edge from web to nowhere",
+		`{"timeout":-1}`:                "timeout is 1 to 3600",
+		`{"timeout":3601}`:              "timeout is 1 to 3600",
+		`{"until":"now"}`:               `\"until\" is no field`,
+	} {
+		if w := try(h, newRequest("POST", "/v1/verify", body)); w.Code < 400 || !strings.Contains(w.Body.String(), want) {
+			t.Errorf("%s: %d %s", body, w.Code, w.Body)
+		}
+	}
+	if len(h.prober.said) > 0 {
+		t.Errorf("asked %q", h.prober.said)
+	}
+}
+
+// One at a time. One that is left in the middle takes back what it put in force.
+func TestVerifyLeft(t *testing.T) {
+	t.Parallel()
+	h := applied(t)
+	second := make(chan struct{})
+	h.prober.try = func(ctx context.Context, o *assess.Order) ([]assess.Result, string) {
+		if o.Phase == assess.AfterBan {
+			close(second)
+			<-ctx.Done()
+		}
+		return nil, ""
+	}
+	ctx, leave := context.WithCancel(t.Context())
+	left := make(chan error, 1)
+	go func() {
+		left <- h.client.VerifyMesh(ctx, api.VerifyRequest{}, func(*api.VerifyLine) error { return nil })
+	}()
+	<-second
+	if w := try(h, newRequest("POST", "/v1/verify", `{}`)); w.Code != http.StatusConflict || !strings.Contains(w.Body.String(), "another verification is running") {
+		t.Errorf("a second one: %d %s", w.Code, w.Body)
+	}
+	leave()
+	err := <-left
+	if err == nil {
+		t.Error("one that was left has ended well")
+	}
+	h.prober.mu.Lock()
+	h.prober.try = nil
+	h.prober.mu.Unlock()
+	for range 500 { // until the first one has ended
+		if _, err = h.verify(t, api.VerifyRequest{}); err == nil {
+			break
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	if err != nil {
+		t.Fatalf("another cannot run: %v", err)
+	}
+	h.runtime.mu.Lock()
+	defer h.runtime.mu.Unlock()
+	if len(h.runtime.banned) != 0 || h.prober.probes != nil {
+		t.Errorf("left in force: %v, %v", h.runtime.banned, h.prober.probes)
+	}
+	said := strings.Join(h.prober.said, ", ")
+	if !strings.HasPrefix(said, "attack h1, after_ban h1, over h1") {
+		t.Errorf("asked %s", said)
+	}
+	if n := strings.Count(said, "over h1"); n < 2 {
+		t.Errorf("%d ends: %s", n, said)
+	}
+}
