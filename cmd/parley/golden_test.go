@@ -47,6 +47,9 @@ var questions = []struct {
 	{"why_decision", "why 01K3Q8Z4M7QK2V9D3B6H8N5R1T", "why_decision.json", 1},
 	{"why_failed", "why 01K3Q8Z4M7QK2V9D3B6H8N5R1T", "why_failed.json", 0},
 	{"why_allowed", "why web orders GET /orders/7", "why_allowed.json", 0},
+	{"verify", "verify", "verify_pass.json", 0},
+	{"verify_fail", "verify web orders", "verify_fail.json", 1},
+	{"verify_inconclusive", "verify", "verify_inconclusive.json", 3},
 	{"apply_dry_run", "apply -f testdata/mesh/parley.yaml --dry-run", "apply_dry_run.json", 0},
 	{"apply_exit_code", "apply -f testdata/mesh/parley.yaml -n --exit-code", "apply_dry_run.json", 1},
 	{"apply", "apply -f testdata/mesh/parley.yaml", "apply.json", 0},
@@ -143,7 +146,7 @@ func TestNarrow(t *testing.T) {
 	t.Parallel()
 	for _, q := range questions {
 		switch q.name {
-		case "status", "history", "key_list", "audit_search", "audit_tail", "audit_verify", "cert_list", "diff":
+		case "status", "history", "key_list", "audit_search", "audit_tail", "audit_verify", "cert_list", "diff", "verify":
 		default:
 			continue
 		}

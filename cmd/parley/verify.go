@@ -219,7 +219,7 @@ func (v *verification) count(checks string, outcome api.VerifyResultOutcome) (n,
 
 // table is one line an attack, the control not among them.
 func (v *verification) table() *term.Table {
-	tab := &term.Table{Columns: []term.Column{{}, {Title: "ATTACK"}, {Title: "REFUSED", Right: true}, {Title: "GOT THROUGH", Min: 12}, {Title: "NOT TRIED", Min: 12, Drop: 1}}}
+	tab := &term.Table{Columns: []term.Column{{}, {Title: "ATTACK", Min: 16}, {Title: "REFUSED", Right: true}, {Title: "GOT THROUGH", Min: 12}, {Title: "NOT TRIED", Min: 12, Drop: 1}}}
 	for _, at := range attacks[1:] {
 		refused, all := v.count(at.checks, api.Ok)
 		if all == 0 {
@@ -284,7 +284,7 @@ func (v *verification) details(t *term.Terminal) {
 		if r.Line > 0 {
 			where += fmt.Sprintf(", allowed in %s:%d", local(r.File), r.Line)
 		}
-		t.Hintf("      %s\n", where)
+		t.Printf("      %s\n", where)
 		if r.Help != "" {
 			t.Printf("      help: %s\n", r.Help)
 		}

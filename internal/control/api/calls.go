@@ -145,8 +145,8 @@ func (c *Client) VerifyMesh(ctx context.Context, r VerifyRequest, each func(*Ver
 		over = over || l.Done.Missed != nil
 		return each(l)
 	})
-	if err == nil && !over {
-		return c.unreachable(ctx, io.ErrUnexpectedEOF)
+	if ctx.Err() == nil && !over && (err == nil || len(fault.All(err)) > 0) {
+		return fault.New(fault.Unreachable, "see why in the server's log, and run it again", "the server ended the verification before its end")
 	}
 	return err
 }
