@@ -15,6 +15,7 @@ import (
 	"maps"
 	"net"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -93,7 +94,7 @@ type agent struct {
 	advertise    string // what it says of itself
 	since        time.Time
 	lost         time.Time
-	// told is the generation up to which the agent has everything, and sent the
+	// told is the generation up to which the agent has all that it can have, and sent the
 	// digest of the last update: a new generation whose slice is the same is not
 	// sent.
 	told           uint64
@@ -222,28 +223,57 @@ func (f *Fleet) Hosts() []Host {
 
 // current says that a runs by the newest generation. It requires f.mu.
 func (f *Fleet) current(a *agent) bool {
-	return a.connection > 0 && a.told == f.state.generation && a.report.Generation >= a.wire && a.report.Fault == ""
+	return a.connection > 0 && a.told == f.state.generation && len(a.lacks) == 0 && a.report.Generation >= a.wire && a.report.Fault == ""
 }
 
 // Wait waits until every connected agent has tried generation, or ctx ends. It
 // returns those that did not, or not in full, with why; agents that are not
 // connected are not waited for.
 func (f *Fleet) Wait(ctx context.Context, generation uint64) (behind map[string]string) {
+	return f.wait(ctx, func(a *agent) (note string, waiting bool) {
+		switch {
+		case a.told >= generation && len(a.lacks) > 0:
+			return "its agent is too old for this revision: it lacks " + strings.Join(a.lacks, ", "), false
+		case a.told < generation || a.report.Generation < a.wire:
+			return unanswered, true
+		}
+		return a.report.Fault, false
+	})
+}
+
+// WaitWithdrawn is Wait for what an agent has to hear though it is too old for the
+// newest revision: whom it is not to let in any more.
+func (f *Fleet) WaitWithdrawn(ctx context.Context, generation uint64) (behind map[string]string) {
+	return f.wait(ctx, func(a *agent) (note string, waiting bool) {
+		switch {
+		case a.told >= generation && len(a.lacks) > 0 && !slices.Contains(a.capabilities, link.Withdraws):
+			return "its agent is too old for the newest revision, and to be told alone who is banned", false
+		case a.told < generation || a.report.Generation < a.wire:
+			return unanswered, true
+		}
+		return a.report.Fault, false
+	})
+}
+
+const unanswered = "it has not answered yet"
+
+// wait waits until of no connected agent it is to be waited for, or ctx ends, and
+// returns the notes on them.
+func (f *Fleet) wait(ctx context.Context, judge func(*agent) (note string, waiting bool)) (behind map[string]string) {
 	for {
 		f.mu.Lock()
 		reported := f.reported
 		behind = map[string]string{}
 		waiting := false
 		for name, a := range f.agents {
-			switch {
-			case a.connection == 0:
-			case len(a.lacks) > 0:
-				behind[name] = "its agent is too old for this revision"
-			case a.told < generation || a.report.Generation < a.wire:
-				behind[name], waiting = "it has not answered yet", true
-			case a.report.Fault != "":
-				behind[name] = a.report.Fault
+			if a.connection == 0 {
+				continue
 			}
+			note, more := judge(a)
+			if note != "" {
+				behind[name] = note
+			}
+			waiting = waiting || more
 		}
 		f.mu.Unlock()
 		if !waiting {

@@ -25,6 +25,13 @@ func (h *house) behind(generation uint64) map[string]string {
 	return h.fleet.Wait(ctx, generation)
 }
 
+// confirm is who has not confirmed soon what generation withdraws.
+func (h *house) confirm(generation uint64) map[string]string {
+	ctx, done := context.WithTimeout(h.t.Context(), 300*time.Millisecond)
+	defer done()
+	return h.fleet.WaitWithdrawn(ctx, generation)
+}
+
 func TestWaitNamesThoseWhoHaveNotAnswered(t *testing.T) {
 	t.Parallel()
 	h := newHouse(t)

@@ -119,12 +119,17 @@ func (f *Fleet) heard(host string, connection uint64, r *link.Report) (moved boo
 
 // due is what is to be sent to the agent now: nil where its part did not change.
 // It notes that the agent is told.
-func (f *Fleet) due(host string, connection uint64, u *link.Update) (*link.WireUpdate, error) {
-	w, err := link.NewWireUpdate(u)
+func (f *Fleet) due(host string, connection uint64, u *link.Update) (*link.ServerMessage, error) {
+	has, ok := f.capabilities(host, connection)
+	if !ok {
+		return nil, nil
+	}
+	lacks := link.Lacks(has, link.Needs(u.Snapshot))
+	m, err := message(u, lacks, has)
 	if err != nil {
 		return nil, err
 	}
-	sum, err := digest(w)
+	sum, err := digest(m)
 	if err != nil {
 		return nil, err
 	}
@@ -134,19 +139,38 @@ func (f *Fleet) due(host string, connection uint64, u *link.Update) (*link.WireU
 	if a == nil || a.connection != connection {
 		return nil, nil
 	}
-	a.lacks = link.Lacks(a.capabilities, w.Needs)
-	if len(a.lacks) > 0 {
-		f.wake()
-		return nil, nil
-	}
-	same := a.sent == sum && a.wire > 0
-	a.told = u.Generation
-	if same {
+	a.lacks, a.told = lacks, u.Generation
+	if m == nil || a.sent == sum && a.wire > 0 {
 		f.wake()
 		return nil, nil
 	}
 	a.sent, a.wire = sum, u.Generation
-	return w, nil
+	return m, nil
+}
+
+// capabilities are those of the agent of a connection, while that is the newest.
+func (f *Fleet) capabilities(host string, connection uint64) (has []string, ok bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	a := f.agents[host]
+	if a == nil || a.connection != connection {
+		return nil, false
+	}
+	return a.capabilities, true
+}
+
+// message is u for an agent that has some capabilities: all of it, or where it
+// lacks one what u withdraws, or nil where it would not know that either.
+func message(u *link.Update, lacks, has []string) (*link.ServerMessage, error) {
+	switch {
+	case len(lacks) == 0:
+		w, err := link.NewWireUpdate(u)
+		return &link.ServerMessage{Update: w}, err
+	case slices.Contains(has, link.Withdraws):
+		w, err := link.NewWithdrawal(u)
+		return &link.ServerMessage{Withdraw: w}, err
+	}
+	return nil, nil
 }
 
 // question is the number of a question to settle that was not asked yet, 0 for none.
@@ -169,10 +193,17 @@ func (f *Fleet) answered(host string, connection, n uint64) {
 	}
 }
 
-// digest is that of what an update says, whatever its generation.
-func digest(w *link.WireUpdate) (sum [sha256.Size]byte, err error) {
-	c := *w
-	c.Generation = 0
+// digest is that of what a message says, whatever its generation; m may be nil.
+func digest(m *link.ServerMessage) (sum [sha256.Size]byte, err error) {
+	var c link.ServerMessage
+	if m != nil && m.Update != nil {
+		w := *m.Update
+		w.Generation, c.Update = 0, &w
+	}
+	if m != nil && m.Withdraw != nil {
+		w := *m.Withdraw
+		w.Generation, c.Withdraw = 0, &w
+	}
 	data, err := json.Marshal(&c)
 	if err != nil {
 		return sum, fmt.Errorf("encode an update: %w", err)
@@ -322,12 +353,12 @@ func (f *Fleet) tell(ctx context.Context, host string, connection uint64, s stre
 		}
 		if u != nil {
 			told = u.Generation
-			w, err := f.due(host, connection, u)
+			m, err := f.due(host, connection, u)
 			if err != nil {
 				return err
 			}
-			if w != nil {
-				if err := s.SendMsg(&link.ServerMessage{Update: w}); err != nil {
+			if m != nil {
+				if err := s.SendMsg(m); err != nil {
 					return err
 				}
 			}

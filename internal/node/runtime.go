@@ -64,7 +64,7 @@ func (r *runtime) Ban(ctx context.Context, banned []identity.ID) (out []control.
 	ctx, done := context.WithTimeout(context.WithoutCancel(ctx), banTime)
 	defer done()
 	fleet := r.node.server.Fleet()
-	missing := fleet.Wait(ctx, r.node.server.Ban(banned))
+	missing := fleet.WaitWithdrawn(ctx, r.node.server.Ban(banned))
 	for _, h := range fleet.Hosts() {
 		c := control.Confirmation{Host: h.Name, Confirmed: h.Connected}
 		if !h.Connected {

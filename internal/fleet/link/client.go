@@ -207,16 +207,17 @@ func (c *Client) receive(ctx context.Context, s grpc.ClientStream) error {
 			return err
 		}
 		switch {
-		case m.Welcome != nil:
-		case m.Settle > 0 && m.Update == nil && m.Assess == nil:
+		case m.Welcome != nil || m.kinds() != 1:
+			return fmt.Errorf("%w: neither an update nor anything else that is known", ErrMessage)
+		case m.Settle > 0:
 			go c.settle(ctx, m.Settle) // within the time that settling takes
 			continue
-		case m.Assess != nil && m.Update == nil && m.Settle == 0:
+		case m.Assess != nil:
 			c.order(m.Assess)
 			continue
-		}
-		if m.Update == nil || m.Welcome != nil || m.Settle > 0 || m.Assess != nil {
-			return fmt.Errorf("%w: neither an update nor anything else that is known", ErrMessage)
+		case m.Withdraw != nil:
+			c.withdraw(m.Withdraw)
+			continue
 		}
 		u, err := m.Update.Update()
 		if err == nil {
@@ -273,6 +274,28 @@ func (c *Client) take(u *Update) {
 	c.update = &next
 	close(c.changed)
 	c.changed = make(chan struct{})
+}
+
+// withdraw takes out of the newest update what w withdraws.
+func (c *Client) withdraw(w *Withdrawal) {
+	c.mu.Lock()
+	last := c.update
+	if last == nil { // nothing runs here, so nobody has to be kept out
+		c.wire, c.refused = w.Generation, nil
+		c.tell(&Report{})
+	}
+	c.mu.Unlock()
+	if last == nil {
+		return
+	}
+	u, err := w.From(last)
+	if err != nil {
+		c.cfg.Logger.Error("withdrawal refused", "error", err)
+		c.refuse(w.Generation, err)
+		return
+	}
+	c.cfg.Logger.Warn("this program is too old for the newest revision: the last one stays in force, without what was withdrawn since", "revision", u.Snapshot.Revision)
+	c.take(u)
 }
 
 // refuse reports that an update was not taken, now and with whatever is reported

@@ -225,6 +225,7 @@ func TestServerThatBreaksTheProtocol(t *testing.T) {
 		"another protocol":    {`{"welcome":{"protocol":2}}`, update},
 		"welcome with update": {strings.Replace(welcome, `{"welcome"`, `{"settle":1,"welcome"`, 1), update},
 		"two welcomes":        {welcome, welcome},
+		"two kinds":           {welcome, strings.Replace(update, `{"update"`, `{"withdraw":{"generation":1},"update"`, 1)},
 		"nothing":             {welcome, `{}`},
 		"unknown kind":        {welcome, `{"command":"rm"}`},
 		"unknown field":       {welcome, strings.Replace(update, `{"update":{`, `{"update":{"only_if":1,`, 1)},

@@ -108,10 +108,14 @@ const (
 	// Verify says that an agent tries orders of `parley verify`, and that the inbounds
 	// of its host answer probes.
 	Verify = "verify"
+	// Withdraws says that an agent takes ServerMessage.Withdraw.
+	Withdraws = "withdraw"
 )
 
 // Capabilities are those of this program, in order.
-func Capabilities() []string { return []string{EdgeFront, Settles, Tokens, Verify, WebSocket} }
+func Capabilities() []string {
+	return []string{EdgeFront, Settles, Tokens, Verify, WebSocket, Withdraws}
+}
 
 // Needs are the capabilities without which s would not be enforced as it is meant.
 func Needs(s *snapshot.Snapshot) []string {

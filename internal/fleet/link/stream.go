@@ -78,7 +78,7 @@ func (c *Client) greet(ctx context.Context, cancel context.CancelCauseFunc, conn
 	}
 	w := m.Welcome
 	switch {
-	case w == nil || m.Update != nil || m.Settle > 0 || m.Assess != nil:
+	case w == nil || m.kinds() != 1:
 		return nil, fmt.Errorf("%w: the server did not begin with its name and version", ErrMessage)
 	case w.Protocol != Protocol:
 		return nil, fmt.Errorf("%w: the server speaks protocol %d, and this agent %d", ErrMessage, w.Protocol, Protocol)

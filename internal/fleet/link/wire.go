@@ -136,6 +136,18 @@ type ServerMessage struct {
 	Settle uint64 `json:"settle,omitempty"`
 	// Assess is what the agent is to try for `parley verify`.
 	Assess *assess.Order `json:"assess,omitempty"`
+	// Withdraw is for an agent that lacks what the newest snapshot needs.
+	Withdraw *Withdrawal `json:"withdraw,omitempty"`
+}
+
+// kinds is how many of the fields are set.
+func (m *ServerMessage) kinds() (n int) {
+	for _, set := range []bool{m.Welcome != nil, m.Update != nil, m.Settle > 0, m.Assess != nil, m.Withdraw != nil} {
+		if set {
+			n++
+		}
+	}
+	return n
 }
 
 // A Hello is what each side says of itself before anything else.
