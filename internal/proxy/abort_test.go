@@ -304,6 +304,54 @@ func TestRenewalUnderLoad(t *testing.T) {
 	}
 }
 
+// A stream whose client has nothing to say at the moment ends for the client when the
+// connection to the upstream is cut, and the record does not blame the client.
+func TestSilentStreamIsCut(t *testing.T) {
+	t.Parallel()
+	app := httpApp(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_ = http.NewResponseController(w).EnableFullDuplex() // HTTP/2 is
+		_ = http.NewResponseController(w).Flush()
+		_, _ = io.Copy(io.Discard, r.Body)
+	}))
+	for _, v := range versions {
+		if !v.client {
+			continue // over HTTP/1.1 a response is read by itself
+		}
+		t.Run(v.name, func(t *testing.T) {
+			p := newPair(t, pairConfig{protocol: call.HTTP, h2: v.h2, app: app})
+			body, silent := io.Pipe()
+			defer silent.Close()
+			resp, err := client(t, true).Post(p.url+"/", "text/plain", body)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer resp.Body.Close()
+			ended := make(chan error, 1)
+			go func() {
+				_, err := io.ReadAll(resp.Body)
+				ended <- err
+			}()
+			trust := mtlstest.Trust(2, []*mtlstest.CA{p.ca}, p.ca.ID(t, "orders"))
+			p.orders.sources[p.ca.ID(t, "orders")].SetTrust(trust)
+			p.orders.proxy.TrustChanged(trust)
+			select {
+			case err := <-ended:
+				if err == nil {
+					t.Error("it ended well")
+				}
+			case <-time.After(5 * time.Second):
+				t.Fatal("it goes on for the client")
+			}
+			if e := p.web.gate.Finished(1)[0]; e.Outcome.Error != route.UpstreamClosed {
+				t.Errorf("outbound recorded %+v", e.Outcome)
+			}
+			if e := p.orders.gate.Finished(1)[0]; e.Outcome.Error != route.TrustWithdrawn {
+				t.Errorf("inbound recorded %+v", e.Outcome)
+			}
+		})
+	}
+}
+
 // A withdrawn caller's HTTP connections are cut, idle ones and busy ones.
 func TestWithdrawnHTTP(t *testing.T) {
 	t.Parallel()

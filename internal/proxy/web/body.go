@@ -32,6 +32,7 @@ type body struct {
 	broken atomic.Bool // the client sent what is no body
 	over   atomic.Bool
 	whole  atomic.Bool // src was read to its end
+	ending sync.Mutex  // held where over is set
 
 	mu    sync.Mutex // held while src is read; guards what follows
 	armed time.Time
@@ -51,6 +52,8 @@ func (b *body) Read(p []byte) (int, error) {
 	b.n.Add(int64(n))
 	switch {
 	case err == nil:
+	case b.over.Load() && !errors.Is(err, io.EOF):
+		return n, errBodyOver // it was interrupted: that says nothing of the client
 	case errors.Is(err, io.EOF):
 		b.whole.Store(true)
 		b.disarm()
@@ -72,9 +75,21 @@ func isNet(err error) bool {
 }
 
 // Close implements io.Closer for the client half; the body itself is the server
-// half's to close.
+// half's to close. Over HTTP/2 it ends a read under way: when the connection to the
+// upstream is cut, the client half ends the response only once it has its reader of
+// the request back, which a silent client would hold for ever.
 func (b *body) Close() error {
-	b.over.Store(true)
+	b.ending.Lock()
+	defer b.ending.Unlock()
+	if b.over.Swap(true) || b.http1 {
+		return nil
+	}
+	if b.mu.TryLock() {
+		b.mu.Unlock()
+		return nil
+	}
+	// Within ending, so that the handler has not returned: it could not be asked then.
+	_ = b.control.SetReadDeadline(time.Unix(1, 0))
 	return nil
 }
 
@@ -101,7 +116,9 @@ const (
 
 // release returns once nobody reads the body any more, and nobody will.
 func (b *body) release() {
+	b.ending.Lock()
 	b.over.Store(true)
+	b.ending.Unlock()
 	if !b.mu.TryLock() {
 		grace := time.Unix(1, 0)
 		if b.http1 {
