@@ -64,7 +64,7 @@ func lasting(good, u *link.Update, full bool) *link.Update {
 // apply brings an update into force: trust first, so that nobody who left gets
 // in, then policy, then credentials, then listeners.
 func (a *Agent) apply(ctx context.Context, u link.Update) error {
-	a.setTrust(u)
+	freed := a.setTrust(u)
 	a.pending.Store(&u)
 	// Issuers first: a route of the new revision finds those that it names. One that
 	// left is gone at once, and its tokens with it.
@@ -75,7 +75,7 @@ func (a *Agent) apply(ctx context.Context, u link.Update) error {
 		return err
 	}
 	a.undecided = false
-	ready := a.keepers.reconcile(u.Snapshot)
+	ready := append(a.keepers.reconcile(u.Snapshot), a.keepers.renew(freed)...)
 	wait, done := context.WithTimeout(ctx, FirstCredential)
 	defer done()
 	for _, r := range ready {
@@ -165,8 +165,9 @@ func (a *Agent) mustNotRun() map[string]error {
 }
 
 // setTrust makes the next trust; the epoch moves only when the content does, so
-// that tickets stay good across revisions that change no identity.
-func (a *Agent) setTrust(u link.Update) {
+// that tickets stay good across revisions that change no identity. It returns who
+// is not banned any more.
+func (a *Agent) setTrust(u link.Update) (freed []identity.ID) {
 	old := a.trust.Load()
 	members := make(map[identity.ID]bool, len(u.Snapshot.Members))
 	for _, m := range u.Snapshot.Members {
@@ -183,7 +184,7 @@ func (a *Agent) setTrust(u link.Update) {
 	}
 	prev := old.Bundles[u.Bundle.TrustDomain]
 	if prev != nil && prev.Sequence == u.Bundle.Sequence && maps.Equal(old.Members, members) && maps.Equal(old.Banned, banned) {
-		return
+		return nil
 	}
 	next := &identity.Trust{
 		Epoch:   old.Epoch + 1,
@@ -192,6 +193,12 @@ func (a *Agent) setTrust(u link.Update) {
 	}
 	a.trust.Store(next)
 	a.proxy.TrustChanged(next)
+	for id := range old.Banned {
+		if !banned[id] {
+			freed = append(freed, id)
+		}
+	}
+	return freed
 }
 
 // Applied waits until the update of generation, or a newer one, was tried, and

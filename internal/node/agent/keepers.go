@@ -112,6 +112,20 @@ func (k *keepers) reconcile(s *snapshot.Snapshot) (ready []<-chan struct{}) {
 	return ready
 }
 
+// renew has those of ids that are kept here ask for a certificate now, whose last
+// attempts were refused: nobody waits for the next one. The channels close when it
+// is there.
+func (k *keepers) renew(ids []identity.ID) (ready []<-chan struct{}) {
+	k.mu.RLock()
+	defer k.mu.RUnlock()
+	for _, id := range ids {
+		if r, ok := k.byID[id]; ok {
+			ready = append(ready, r.Renew())
+		}
+	}
+	return ready
+}
+
 // keep is where a keeper keeps its credential on disk, nil where nowhere.
 func (k *keepers) keep() renew.Keep {
 	if k.agent.cfg.Kept == nil {
