@@ -22,6 +22,12 @@ func play(role string) int {
 	if addr, ok := strings.CutPrefix(role, "echo:"); ok {
 		return echoRole(addr)
 	}
+	for name, talk := range map[string]func(web, lines string) int{"listen:": listenRole, "call:": callRole} {
+		if addrs, ok := strings.CutPrefix(role, name); ok {
+			web, lines, _ := strings.Cut(addrs, ",")
+			return talk(web, lines)
+		}
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
 	defer cancel()
 	var err error

@@ -92,7 +92,13 @@ func takeSVID(t *testing.T, r *running, id string) (dir string) {
 	t.Helper()
 	cmd := exec.Command(need(t, "runuser", "/sbin/runuser"), "-u", "nobody", "--", ownClient(t))
 	cmd.Dir = "/"
-	cmd.Env = []string{"PARLEY_INTEROP_ROLE=take", "PARLEY_INTEROP_ID=" + id, "SPIFFE_ENDPOINT_SOCKET=unix://" + r.socket()}
+	return takeFrom(t, cmd, r.socket(), id)
+}
+
+// takeFrom has cmd, which is this program, take it from a Workload API.
+func takeFrom(t *testing.T, cmd *exec.Cmd, socket, id string) (dir string) {
+	t.Helper()
+	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "PARLEY_INTEROP_ROLE=take", "PARLEY_INTEROP_ID=" + id, "SPIFFE_ENDPOINT_SOCKET=unix://" + socket}
 	out, err := cmd.Output()
 	if err != nil {
 		t.Fatalf("take %s: %v\n%s", id, err, out)
@@ -121,6 +127,7 @@ func credential(svid string) []string {
 type openSSL struct {
 	*testing.T
 	svid, address, name string
+	ns                  string // the network namespace that it runs in, "" for this one
 }
 
 func (c *openSSL) command(args ...string) *exec.Cmd {
@@ -128,7 +135,7 @@ func (c *openSSL) command(args ...string) *exec.Cmd {
 	if c.name == "http" {
 		args = append(args, "-alpn", "http/1.1")
 	}
-	return exec.Command(need(c.T, "openssl"), append(args, credential(c.svid)...)...)
+	return inside(c.ns, need(c.T, "openssl"), append(args, credential(c.svid)...)...)
 }
 
 // ask sends one request and is all that OpenSSL says and reads until the end.
