@@ -38,7 +38,8 @@ func (v *validator) entryName(path, name string) {
 // file names hosts: whoever may run anywhere could be impersonated from anywhere.
 func (v *validator) runsOn(path, name string, hosts []string) {
 	if len(hosts) == 0 {
-		if len(v.f.Hosts) > 0 && !v.strange[path] {
+		// A list that is there and empty is refused already.
+		if _, written := v.f.places[path+".runs_on"]; len(v.f.Hosts) > 0 && !written && !v.strange[path] {
 			v.at(path, flaw{
 				code: fault.MeshMissing, message: fmt.Sprintf("%s does not say on which host it runs", name), label: "no `runs_on`",
 				hint: fmt.Sprintf("add: runs_on: [%s]", slices.Min(slices.Collect(maps.Keys(v.f.Hosts)))),

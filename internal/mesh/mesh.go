@@ -77,7 +77,7 @@ type Admin struct {
 type Service struct {
 	// The hosts that it runs on. Only their agents get certificates for it. A
 	// file that names hosts says so for every service.
-	RunsOn []string `yaml:"runs_on" schema:"nonempty"`
+	RunsOn []string `yaml:"runs_on" schema:"nonempty" hint:"name the hosts that it runs on; only in a file without hosts is the key left out"`
 	// Which processes are this service. Every selector that is written must
 	// match; at least one is.
 	RunsAs *RunsAs `yaml:"runs_as" schema:"required,some" hint:"say which processes are this service: runs_as: {user: NAME}"`
@@ -169,7 +169,7 @@ type Allow struct {
 // A Gateway is a TLS edge.
 type Gateway struct {
 	// The hosts that it runs on, as with a service.
-	RunsOn []string `yaml:"runs_on" schema:"nonempty"`
+	RunsOn []string `yaml:"runs_on" schema:"nonempty" hint:"name the hosts that it runs on; only in a file without hosts is the key left out"`
 	// The address for callers from outside, host:port. The host is an IP
 	// address, localhost, or empty for all interfaces.
 	Listen string `yaml:"listen" schema:"required" hint:"state the address for callers from outside: listen: \":443\""`
