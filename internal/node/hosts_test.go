@@ -12,12 +12,14 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/parleymesh/parley/internal/audit"
 	"github.com/parleymesh/parley/internal/clock"
 	"github.com/parleymesh/parley/internal/control/api"
 	"github.com/parleymesh/parley/internal/fault"
@@ -302,6 +304,27 @@ func TestJoinRefuses(t *testing.T) {
 	}
 	// None of that used the good one up.
 	host(t, hostConfig(t, shortDir(t), good))
+}
+
+// A server with more addresses than a join token holds says so when one is asked
+// for, and records no right to join.
+func TestJoinTokenOfManyAddresses(t *testing.T) {
+	t.Parallel()
+	dir, addr := shortDir(t), freeAddr(t)
+	m := startWith(t, node.Config{
+		Host: "srv", Dir: dir, APISocket: filepath.Join(dir, "api.sock"), ServerOnly: true, TrustDomain: "two.example",
+		Listen: addr, Advertise: slices.Repeat([]string{addr}, 17), Clock: clock.System{}, Logger: slog.New(slog.NewTextHandler(testWriter{t}, nil)),
+	})
+	m.apply("trust_domain: two.example\nhosts: {a: {}}\nservices: {web: {runs_on: [a], runs_as: {user: nobody}}}\n")
+	_, err := m.api.CreateJoinToken(t.Context(), api.JoinTokenRequest{Host: "a"})
+	var fl *fault.Fault
+	if !errors.As(err, &fl) || fl.Code != fault.BadRequest || !strings.Contains(fl.Hint, "--advertise") {
+		t.Errorf("got %v", err)
+	}
+	page, err := m.api.Events(t.Context(), api.ListEventsParams{Action: string(audit.JoinCreated)})
+	if err != nil || len(page.Items) > 0 {
+		t.Errorf("on record: %v, %v", page, err)
+	}
 }
 
 func (f *fleet) shortToken(host string, seconds int64) string {

@@ -21,6 +21,8 @@ const (
 	maxToken     = 4096
 	maxAddresses = 16
 	secretSize   = 32
+	idSize       = 32 // as text
+	hostSize     = 63 // at most
 )
 
 // A Token is a join token: where the server is, how it is known, and the secret
@@ -60,6 +62,23 @@ func (t Token) String() string {
 	})
 	return tokenMark + base64.RawURLEncoding.EncodeToString(data)
 }
+
+// Check is why ParseToken would refuse what String makes of t for its addresses, of
+// which a token holds only so many, nil where it would not, whatever its host, ID
+// and secret are.
+func (t Token) Check() error {
+	t.Host, t.ID, t.Secret = strings.Repeat("h", hostSize), strings.Repeat("0", idSize), make([]byte, secretSize)
+	size := len(t.String())
+	switch {
+	case len(t.Addresses) > maxAddresses:
+		return fault.New(fault.BadRequest, fewer, "this server has %d addresses, and a join token holds %d", len(t.Addresses), maxAddresses)
+	case size > maxToken:
+		return fault.New(fault.BadRequest, fewer, "with the addresses of this server a join token is %d bytes long, and the limit is %d", size, maxToken)
+	}
+	return nil
+}
+
+const fewer = "start the server with fewer or shorter ones: parley server --advertise HOST:PORT"
 
 // LogValue implements slog.LogValuer: no log has the secret.
 func (t Token) LogValue() slog.Value {

@@ -3,7 +3,9 @@ package link_test
 import (
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -52,6 +54,30 @@ func TestTokenRoundTrip(t *testing.T) {
 	}
 	if s := token().String(); strings.ContainsAny(s, " \n=+/") || !strings.HasPrefix(s, "parley_join_") {
 		t.Errorf("not one word: %s", s)
+	}
+}
+
+// What Check lets through can be read whatever the host is, and what it refuses
+// could not.
+func TestTokenHoldsSoManyAddresses(t *testing.T) {
+	t.Parallel()
+	for length, most := range map[int]int{14: 16, 100: 16, 200: 13, 259: 10} {
+		for n := 1; n <= 17; n++ {
+			tok := token()
+			tok.Host, tok.ID = strings.Repeat("h", 63), strings.Repeat("0", 32)
+			tok.Addresses = slices.Repeat([]string{strings.Repeat("a", length-5) + ":7443"}, n)
+			err := tok.Check()
+			if (err == nil) != (n <= most) {
+				t.Errorf("%d addresses of %d bytes: %v", n, length, err)
+			}
+			var f *fault.Fault
+			if err != nil && (!errors.As(err, &f) || f.Code != fault.BadRequest || !strings.Contains(f.Hint, "--advertise")) {
+				t.Errorf("refused with %v", err)
+			}
+			if _, parsed := link.ParseToken(tok.String()); (parsed == nil) != (err == nil) {
+				t.Errorf("%d addresses of %d bytes: checked %v, read %v", n, length, err, parsed)
+			}
+		}
 	}
 }
 

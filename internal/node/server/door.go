@@ -208,14 +208,20 @@ func (s *Server) NewJoin(ctx context.Context, host string, ttl time.Duration, ac
 		return nil, fault.New(fault.NotFound, "start it with an address: parley server --listen :7443 --advertise HOST:7443",
 			"this server listens for no other host")
 	}
+	t := link.Token{
+		Addresses: s.door.addresses, TrustDomain: s.cfg.TrustDomain, Pin: mtls.PinOf(s.authority.Root()),
+		Expires: s.cfg.Clock.Now().Add(ttl),
+	}
+	// Before there is a right to join: nobody could use it.
+	if err := t.Check(); err != nil {
+		return nil, err
+	}
 	j, err := s.registrar.NewJoin(ctx, host, ttl, actor)
 	if err != nil {
 		return nil, err
 	}
-	return &JoinToken{Join: j, Token: link.Token{
-		Addresses: s.door.addresses, TrustDomain: s.cfg.TrustDomain, Pin: mtls.PinOf(s.authority.Root()),
-		ID: j.ID, Secret: j.Secret, Host: j.Host, Expires: j.Expires,
-	}}, nil
+	t.Host, t.ID, t.Secret, t.Expires = j.Host, j.ID, j.Secret, j.Expires
+	return &JoinToken{Join: j, Token: t}, nil
 }
 
 func listenFault(err error, addr string) error {
