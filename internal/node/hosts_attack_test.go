@@ -25,6 +25,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/parleymesh/parley/internal/audit"
 	"github.com/parleymesh/parley/internal/clock"
 	"github.com/parleymesh/parley/internal/control/api"
 	"github.com/parleymesh/parley/internal/fault"
@@ -71,6 +72,109 @@ func TestJoinIsCut(t *testing.T) {
 	if x.Host() != "a" {
 		t.Errorf("it is %s", x.Host())
 	}
+}
+
+// A machine that lost the answer to its join, and its directory with the key that
+// could ask again, is told to make another token, and joins by that.
+func TestJoinIsCutAndTheKeyLost(t *testing.T) {
+	t.Parallel()
+	f := startFleet(t)
+	relay := xtest.NewRelay(t, f.cfg.Listen)
+	token := redirect(t, f.token("a"), relay.Addr)
+	quiet := func(dir, token string) node.HostConfig {
+		cfg := hostConfig(t, dir, token)
+		cfg.Logger = slog.New(slog.DiscardHandler)
+		return cfg
+	}
+	joined := func() int {
+		page, err := f.api.Events(t.Context(), api.ListEventsParams{Action: string(audit.HostJoined)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(page.Items)
+	}
+	// Cut later each time, until the server has let the host in and it has not heard.
+	for n := int64(1000); joined() == 0; n += 100 {
+		relay.CutAfter(n)
+		x, err := node.StartHost(t.Context(), quiet(shortDir(t), token))
+		relay.Mend()
+		if err == nil {
+			halt(t, x)
+			t.Fatal("no answer was lost")
+		}
+	}
+	_, err := node.StartHost(t.Context(), quiet(shortDir(t), token))
+	var fl *fault.Fault
+	if !errors.As(err, &fl) || fl.Code != fault.JoinToken || !strings.Contains(fl.Message, "used") || !strings.Contains(fl.Hint, "parley join-token") {
+		t.Errorf("got %v", err)
+	}
+	host(t, hostConfig(t, shortDir(t), f.token("a")))
+	f.state("a", api.StateOK)
+}
+
+// A network that is cut in the middle of a renewal harms nothing: calls go on, and
+// the certificate is renewed once the network is back.
+func TestRenewalIsCut(t *testing.T) {
+	t.Parallel()
+	f := startFleet(t)
+	relay := xtest.NewRelay(t, f.cfg.Listen)
+	host(t, hostConfig(t, shortDir(t), redirect(t, f.token("a"), relay.Addr)))
+	host(t, hostConfig(t, shortDir(t), redirect(t, f.token("b"), relay.Addr)))
+	f.wants("at first", "GET", 200)
+	service := func(name string) (serial string, renews time.Time) {
+		t.Helper()
+		st, err := f.api.Status(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, s := range st.Services {
+			if s.Name == name {
+				return s.Serial, s.RenewsAt
+			}
+		}
+		t.Fatalf("no service %s", name)
+		return "", time.Time{}
+	}
+	issued := func() int {
+		t.Helper()
+		page, err := f.api.Events(t.Context(), api.ListEventsParams{Action: string(audit.SVIDIssued), Limit: 1000})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(page.Items)
+	}
+	first, _ := service("web")
+	before := issued()
+	// What is small passes; the next certificate, which is not, is cut in its middle.
+	relay.CutAfter(600)
+	for began := time.Now(); relay.Tries() == 0; time.Sleep(20 * time.Millisecond) {
+		if time.Since(began) > 9*time.Second {
+			t.Fatal("nothing was cut")
+		}
+	}
+	if issued() == before {
+		t.Error("what was cut was no certificate")
+	}
+	for range 10 {
+		if got, err := f.call("GET"); got != 200 {
+			t.Errorf("a call while the server is cut off: %d, %v", got, err)
+		}
+	}
+	if now, _ := service("web"); now != first && now != "" {
+		t.Errorf("web has another certificate, %s", now)
+	}
+	relay.Mend()
+	for began := time.Now(); ; time.Sleep(50 * time.Millisecond) {
+		if serial, _ := service("web"); serial != "" && serial != first {
+			break
+		}
+		if time.Since(began) > 10*time.Second {
+			t.Fatal("the certificate is not renewed")
+		}
+	}
+	f.state("a", api.StateOK)
+	f.state("b", api.StateOK)
+	f.wants("afterwards", "GET", 200)
 }
 
 // A directory is one host's: by another host's token it becomes no other.

@@ -103,9 +103,11 @@ func (k *keyServer) token(t *testing.T, now time.Time) string {
 func TestGatewayWhoseIssuerMisbehaves(t *testing.T) {
 	t.Parallel()
 	for name, misbehave := range map[string]func(k *keyServer, w http.ResponseWriter, r *http.Request){
-		"down":        func(*keyServer, http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) },
-		"slow":        func(_ *keyServer, _ http.ResponseWriter, r *http.Request) { <-r.Context().Done() },
-		"redirecting": func(_ *keyServer, w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/moved", http.StatusFound) },
+		"down": func(*keyServer, http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) },
+		"slow": func(_ *keyServer, _ http.ResponseWriter, r *http.Request) { <-r.Context().Done() },
+		"redirecting": func(_ *keyServer, w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, "/moved", http.StatusFound)
+		},
 		"huge": func(k *keyServer, w http.ResponseWriter, _ *http.Request) {
 			_, _ = w.Write(append(bytes.Clone(k.set), bytes.Repeat([]byte(" "), jose.MaxKeySet)...))
 		},

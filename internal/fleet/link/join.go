@@ -45,7 +45,7 @@ func JoinServer(ctx context.Context, t Token, key crypto.Signer, version string,
 		}
 		unreachable = errors.Join(unreachable, fmt.Errorf("%s: %w", addr, err))
 	}
-	return nil, fault.Wrap(unreachable, fault.Unreachable, "is parley server running there, and does the firewall let this host through?", "no server of the join token answers")
+	return nil, fault.Wrap(unreachable, fault.Unreachable, "is parley server running there, and does the firewall let this host through? Then start again with the same token", "no server of the join token answers")
 }
 
 func joinAt(ctx context.Context, addr string, t Token, key crypto.Signer, csr []byte, version string, clk clock.Clock) (*Joined, error) {
