@@ -1,6 +1,7 @@
 package proxy_test
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"crypto/tls"
@@ -10,6 +11,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -120,6 +122,55 @@ func TestAborts(t *testing.T) {
 	}
 }
 
+// An answer that does not wait for the request's body is sent at once, and the
+// connection is not closed right behind it: a client that is still writing could see
+// a reset in the answer's place.
+func TestEarlyAnswerIsNotOvertaken(t *testing.T) {
+	t.Parallel()
+	app := httpApp(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/known" {
+			w.Header().Set("Content-Length", "2")
+		}
+		w.WriteHeader(http.StatusRequestEntityTooLarge)
+		if r.URL.Path != "/empty" {
+			_, _ = io.WriteString(w, "no")
+		}
+	}))
+	p := newPair(t, pairConfig{protocol: call.HTTP, h2: true, app: app})
+	open := func(path string) bool {
+		c, err := net.Dial("tcp", p.web.addr("web.calls.orders"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		_ = c.SetDeadline(time.Now().Add(20 * time.Second))
+		_, _ = io.WriteString(c, "POST "+path+" HTTP/1.1\r\nHost: orders\r\nTransfer-Encoding: chunked\r\n\r\n")
+		in := bufio.NewReader(c)
+		resp, err := http.ReadResponse(in, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if resp.StatusCode != http.StatusRequestEntityTooLarge || !resp.Close || resp.ContentLength < 0 {
+			t.Fatalf("%s: got %+v", path, resp)
+		}
+		if body, err := io.ReadAll(resp.Body); err != nil || string(body) != map[bool]string{true: "", false: "no"}[path == "/empty"] {
+			t.Fatalf("%s: got %q, %v", path, body, err)
+		}
+		_ = c.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
+		_, err = in.ReadByte()
+		return errors.Is(err, os.ErrDeadlineExceeded)
+	}
+	for _, path := range []string{"/empty", "/known"} {
+		found := false
+		for range 10 { // on a busy machine the time is over before we look
+			found = found || open(path)
+		}
+		if !found {
+			t.Errorf("%s: the connection ends with the answer", path)
+		}
+	}
+}
+
 func broken(c *http.Client) func(string) error {
 	return func(url string) error {
 		resp, err := c.Get(url)
@@ -165,8 +216,14 @@ func TestClientLeaves(t *testing.T) {
 				t.Fatal(err)
 			}
 			_, _ = io.WriteString(c, tt.raw)
-			_ = c.SetReadDeadline(time.Now().Add(300 * time.Millisecond))
-			_, _ = c.Read(make([]byte, 100))
+			_ = c.SetReadDeadline(time.Now().Add(20 * time.Second))
+			if name == "upload" { // it is under way at both ends, and nothing is answered
+				for began := time.Now(); len(p.orders.gate.Entries()) == 0 && time.Since(began) < 20*time.Second; {
+					time.Sleep(5 * time.Millisecond)
+				}
+			} else if _, err := c.Read(make([]byte, 100)); err != nil {
+				t.Error(err)
+			}
 			_ = c.Close()
 			if e := p.web.gate.Finished(1)[0]; e.Outcome.Error != route.ClientClosed || e.Outcome.Status != tt.status {
 				t.Errorf("outbound recorded %+v", e.Outcome)
@@ -250,9 +307,11 @@ func TestRenewalUnderLoad(t *testing.T) {
 	})
 	webID, ordersID := p.ca.ID(t, "web"), p.ca.ID(t, "orders")
 	stop := make(chan struct{})
+	var requests atomic.Int64
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		for i := range 12 {
+		// However slow the machine is, there is load, and a renewal in the midst of it.
+		for i := 0; i < 12 || requests.Load() < 100; i++ {
 			p.web.sources[webID].SetCredential(p.ca.Credential(t, "web", 3*time.Second))
 			p.orders.sources[ordersID].SetCredential(p.ca.Credential(t, "orders", 3*time.Second))
 			if i%4 == 3 {
@@ -267,7 +326,6 @@ func TestRenewalUnderLoad(t *testing.T) {
 		}
 		close(stop)
 	})
-	var requests atomic.Int64
 	for i := range 8 {
 		c := client(t, i%2 == 0)
 		wg.Go(func() {
@@ -298,9 +356,6 @@ func TestRenewalUnderLoad(t *testing.T) {
 	p.orders.gate.Finished(n)
 	if late.Load() > 0 {
 		t.Errorf("%d requests came on connections whose leaf had ended", late.Load())
-	}
-	if n < 100 {
-		t.Errorf("only %d requests", n)
 	}
 }
 

@@ -105,10 +105,11 @@ func (b *body) reopen() bool {
 
 // Over HTTP/1.1 the rest of a body that the response did not wait for is thrown
 // away by net/http, which closes gently then: a close with unread bytes would
-// take the response along. A read under way gets a moment for that, and the rest
-// a while.
+// take the response along. A read under way gets a moment for that, as long as
+// net/http itself waits before it closes, for where it is interrupted net/http throws
+// nothing away; the rest gets a while.
 const (
-	readGrace = 50 * time.Millisecond
+	readGrace = 500 * time.Millisecond
 	restTime  = 5 * time.Second
 	// restBytes is at most what of a refused request's body is thrown away.
 	restBytes = 64 << 20
@@ -154,11 +155,26 @@ func (b *body) disarm() {
 	}
 }
 
+// early says that the response ends before a request over HTTP/1.1 did, of which
+// somebody has begun to read the body.
+func (x *exchange) early() bool {
+	return x.r.ProtoMajor == 1 && x.body != nil && !x.body.whole.Load()
+}
+
+// sendAhead sends such a response now. Otherwise net/http sends it once the reading
+// was given up, and closes behind it: the client, which is still writing, could see
+// that its connection is reset and never read the answer.
+func (x *exchange) sendAhead() {
+	if x.early() {
+		_ = x.control.Flush() // a client that left is noticed by others
+	}
+}
+
 // lastUnlessRead makes the response the connection's last where part of the body
 // that went upstream is still to come: net/http waits for the rest only so long,
 // and takes what comes later for the next request.
 func (x *exchange) lastUnlessRead() {
-	if x.r.ProtoMajor == 1 && x.body != nil && !x.body.whole.Load() {
+	if x.early() {
 		x.w.Header()["Connection"] = []string{"close"}
 	}
 }

@@ -217,6 +217,7 @@ func (x *exchange) answer(p *problem, v *call.Verdict, contentType string, body 
 	} else {
 		p.answer(x.w, v.ID, v, contentType, body)
 	}
+	x.sendAhead()
 	if x.unread() {
 		x.skipBody()
 	}

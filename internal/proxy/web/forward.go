@@ -204,7 +204,11 @@ func (x *exchange) respond(resp *http.Response, fromMesh bool) {
 	if x.r.Method == http.MethodHead || resp.StatusCode == http.StatusNoContent ||
 		resp.StatusCode == http.StatusNotModified || resp.ContentLength == 0 {
 		x.finish("", resp.StatusCode)
+		if x.early() && resp.ContentLength == 0 && len(h["Content-Length"]) == 0 && x.r.Method != http.MethodHead && resp.StatusCode != http.StatusNoContent && resp.StatusCode != http.StatusNotModified {
+			h["Content-Length"] = []string{"0"} // net/http adds it only to what is not sent ahead
+		}
 		x.w.WriteHeader(resp.StatusCode)
+		x.sendAhead()
 		return
 	}
 	x.w.WriteHeader(resp.StatusCode)
@@ -222,6 +226,7 @@ func (x *exchange) respond(resp *http.Response, fromMesh bool) {
 		x.grpc = parseStatus(resp.Trailer)
 	}
 	x.finish("", resp.StatusCode)
+	x.sendAhead()
 }
 
 var errWrite = errors.New("the client does not read")

@@ -108,7 +108,7 @@ func (g *Gate) Entries() []Entry {
 // Finished waits until there are n entries and all of them are done.
 func (g *Gate) Finished(n int) []Entry {
 	g.tb.Helper()
-	for range 400 {
+	for range 4000 {
 		g.mu.Lock()
 		ok := len(g.entries) >= n && len(g.open) == 0
 		g.mu.Unlock()
