@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime"
 	"sync"
 	"time"
 
@@ -15,9 +16,12 @@ import (
 )
 
 const (
-	// scanLimit is how long one look through a user's processes may take. After one
-	// that took longer, the user's connections are refused for as long again.
+	// scanLimit is how much of a processor's time one look through a user's processes
+	// may take. After one that took more, the user's connections are refused for as
+	// long. A machine that is busy with other things makes a look longer, and not
+	// dearer; whoever waits for it waits for patience times as long at most.
 	scanLimit = time.Second
+	patience  = 10
 	// maxRounds is how often one look goes back for processes that began meanwhile.
 	maxRounds = 8
 )
@@ -132,7 +136,7 @@ func (s *scanners) holders(uid int, inode uint32, deep bool) (found []holder, fl
 		mine.done = true
 		if now := s.clk.Now(); now.Before(u.rest) {
 			mine.err = errLate
-		} else if mine.err = mine.walk(s.clk, now.Add(s.limit)); errors.Is(mine.err, errLate) {
+		} else if mine.err = mine.walk(s.clk, s.limit); errors.Is(mine.err, errLate) {
 			u.rest = s.clk.Now().Add(s.limit)
 		}
 	}
@@ -142,7 +146,11 @@ func (s *scanners) holders(uid int, inode uint32, deep bool) (found []holder, fl
 // walk goes on until a look at what began meanwhile finds no more holders: a
 // child to which one of them gave the socket may be younger than the list of
 // processes that was gone through.
-func (s *scan) walk(clk clock.Clock, end time.Time) error {
+func (s *scan) walk(clk clock.Clock, limit time.Duration) error {
+	runtime.LockOSThread() // whose time is counted
+	defer runtime.UnlockOSThread()
+	spent, end := threadTime()+limit, clk.Now().Add(patience*limit)
+	over := func() bool { return threadTime() > spent || clk.Now().After(end) }
 	proc, err := unix.Open("/proc", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return fmt.Errorf("/proc: %w", err)
@@ -161,7 +169,7 @@ func (s *scan) walk(clk clock.Clock, end time.Time) error {
 				return true
 			}
 			visited[pid] = true
-			late = !s.process(proc, pid, b, func() bool { return clk.Now().After(end) })
+			late = !s.process(proc, pid, b, over)
 			return !late
 		})
 		switch {
@@ -172,6 +180,15 @@ func (s *scan) walk(clk clock.Clock, end time.Time) error {
 		}
 	}
 	return errors.New("the connection is handed on faster than its holders can be found")
+}
+
+// threadTime is how much of a processor's time this thread has had.
+func threadTime() time.Duration {
+	var t unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_THREAD_CPUTIME_ID, &t); err != nil {
+		panic(err) // every kernel has it (clock_gettime(2))
+	}
+	return time.Duration(t.Nano())
 }
 
 // owns says whether a process is the user's: its directory belongs to its

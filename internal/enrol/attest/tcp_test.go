@@ -10,11 +10,13 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/parleymesh/parley/internal/clock"
 	"github.com/parleymesh/parley/internal/enrol/attest"
 	"github.com/parleymesh/parley/internal/fault"
 	"github.com/parleymesh/parley/internal/snapshot"
@@ -208,6 +210,37 @@ func TestTCPIsNotHeldUpByAnotherUser(t *testing.T) {
 		}
 	}
 	t.Errorf("another user: %v", err)
+}
+
+// A busy clock stands still but for one leap: a machine that did something else in
+// the midst of what is timed.
+type busy struct {
+	clock.System
+	asked atomic.Int64
+	leap  time.Duration
+}
+
+func (b *busy) Now() time.Time {
+	if b.asked.Add(1) <= 2 {
+		return time.Unix(1000, 0)
+	}
+	return time.Unix(1000, 0).Add(b.leap)
+}
+
+// A look is not late because the machine is busy with other things: what is bounded
+// is what it costs. It does not take for ever either.
+func TestTCPOnABusyMachine(t *testing.T) {
+	t.Parallel()
+	l := tcpListener(t, "tcp4", "127.0.0.1:0")
+	start(t, "dial tcp "+l.Addr().String(), nil).ready(t)
+	_, client, server := acceptTCP(t, l)
+	for leap, late := range map[time.Duration]bool{5 * time.Second: false, time.Minute: true} {
+		ws, err := attest.New(attest.Config{Clock: &busy{leap: leap}}).TCP(client, server, snapshot.RunsAs{})
+		pids(ws)
+		if got := err != nil && strings.Contains(err.Error(), "too long"); got != late || !late && err != nil {
+			t.Errorf("%s: %v", leap, err)
+		}
+	}
 }
 
 func TestTCPManyAtOnce(t *testing.T) {
