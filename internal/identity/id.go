@@ -117,6 +117,12 @@ func AgentID(td TrustDomain, host string) (ID, error) { return NewID(td, own+"ag
 // AdminID is the ID of the administrator called name: spiffe://td/parley/admin/name.
 func AdminID(td TrustDomain, name string) (ID, error) { return NewID(td, own+"admin/"+name) }
 
+// IsGateway says that it is a gateway's ID: one that GatewayID makes.
+func (id ID) IsGateway() bool {
+	name, ok := strings.CutPrefix(id.Path(), "/gateway/")
+	return ok && name != "" && !strings.Contains(name, "/")
+}
+
 // AgentHost is the host of an agent's ID; false for any other.
 func (id ID) AgentHost() (host string, ok bool) { return id.below("agent/") }
 

@@ -28,7 +28,8 @@ type Credential struct {
 	// Key signs for the leaf.
 	Key crypto.Signer
 
-	cert tls.Certificate
+	cert       tls.Certificate
+	thumbprint [sha256.Size]byte
 }
 
 // NewCredential checks that chain's leaf is a well-formed X509-SVID and that
@@ -45,7 +46,7 @@ func NewCredential(chain []*x509.Certificate, key crypto.Signer) (*Credential, e
 	if !ok || !pub.Equal(chain[0].PublicKey) {
 		return nil, errors.New("the private key is not the certificate's")
 	}
-	c := &Credential{ID: id, Chain: chain, Key: key}
+	c := &Credential{ID: id, Chain: chain, Key: key, thumbprint: sha256.Sum256(chain[0].Raw)}
 	c.cert = tls.Certificate{PrivateKey: key, Leaf: chain[0]}
 	for _, x := range chain {
 		c.cert.Certificate = append(c.cert.Certificate, x.Raw)
@@ -55,6 +56,9 @@ func NewCredential(chain []*x509.Certificate, key crypto.Signer) (*Credential, e
 
 // Certificate is the credential as crypto/tls wants it. It is shared: do not change it.
 func (c *Credential) Certificate() *tls.Certificate { return &c.cert }
+
+// Thumbprint is the SHA-256 of the leaf.
+func (c *Credential) Thumbprint() [sha256.Size]byte { return c.thumbprint }
 
 // Serial is the leaf's serial number in lower-case hexadecimal.
 func (c *Credential) Serial() string { return Serial(c.Chain[0]) }
@@ -95,9 +99,15 @@ type Caller struct {
 	KeyID, KeyName string
 	// Scopes are what the API key carries.
 	Scopes []string
+	// KeyNotAfter is the API key's end, zero for none.
+	KeyNotAfter time.Time
 	// Token is what the token that was presented and found valid says, nil where
 	// none was. It is shared: do not change it.
 	Token *Token
+	// Origin is whom the gateway let in that Workload is, as it says by its
+	// signature: an API key, a token, or both. It is nil where Workload is no gateway
+	// or said nothing. Rules are not about it.
+	Origin *Caller
 }
 
 // IsZero says that nobody was authenticated.

@@ -2,6 +2,7 @@ package jose
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -132,14 +133,19 @@ func readAccess(payload []byte, issuer string) (*Verified, error) {
 	return v, nil
 }
 
-// named says whether s may name somebody in a log: text without control
-// characters, and without the character that stands for what was not Unicode,
-// which would make one of two names.
+// MaxName is the longest name of a caller, in bytes. OpenID Connect Core allows
+// 255 characters (section 2); what is much longer has to fit into what the gateway
+// tells services, too.
+const MaxName = 512
+
+// named says whether s may name somebody in a log: text of bounded length without
+// control characters, and without the character that stands for what was not
+// Unicode, which would make one of two names.
 func named(s string, must bool) bool {
 	if s == "" {
 		return !must
 	}
-	return !strings.ContainsFunc(s, func(c rune) bool { return c < ' ' || c >= 0x7f && c < 0xa0 || c == utf8.RuneError })
+	return len(s) <= MaxName && !strings.ContainsFunc(s, func(c rune) bool { return c < ' ' || c >= 0x7f && c < 0xa0 || c == utf8.RuneError })
 }
 
 // date is a claim that is a time, zero where it is not there.
@@ -176,9 +182,18 @@ func scopes(fields map[string]json.RawMessage) ([]string, error) {
 		}
 		return strings.Fields(words), nil
 	}
+	list, err := texts(raw)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %s", ErrTokenClaims, name)
+	}
+	return list, nil
+}
+
+// texts is a list of text, and of nothing else.
+func texts(raw json.RawMessage) ([]string, error) {
 	var list []*string
 	if json.Unmarshal(raw, &list) != nil || list == nil || slices.Contains(list, nil) {
-		return nil, fmt.Errorf("%w: %s", ErrTokenClaims, name)
+		return nil, errors.New("not a list of text")
 	}
 	out := make([]string, len(list))
 	for i, s := range list {

@@ -84,11 +84,12 @@ type Verified struct {
 
 // Size is about how many bytes v keeps.
 func (v *Verified) Size() int {
-	n := len(v.Issuer) + len(v.Subject) + len(v.ClientID) + 256
-	for _, list := range [][]string{v.Audiences, v.Scopes} {
-		for _, s := range list {
-			n += len(s) + 16
-		}
+	return len(v.Issuer) + len(v.Subject) + len(v.ClientID) + 256 + sizeOf(v.Audiences) + sizeOf(v.Scopes)
+}
+
+func sizeOf(list []string) (n int) {
+	for _, s := range list {
+		n += len(s) + 16
 	}
 	return n
 }

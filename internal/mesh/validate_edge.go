@@ -53,6 +53,9 @@ func (v *validator) issuers() {
 
 func (v *validator) issuer(at string, i *Issuer) {
 	u := v.url(at+".issuer", i.Issuer)
+	if u != nil && len(i.Issuer) > jose.MaxName {
+		v.malformed(at+".issuer", i.Issuer, fmt.Sprintf("an issuer is at most %d bytes long", jose.MaxName), issuerExpect, "")
+	}
 	if u != nil && (u.RawQuery != "" || u.ForceQuery) {
 		v.malformed(at+".issuer", i.Issuer, "an issuer has no query", issuerExpect, "")
 	}
