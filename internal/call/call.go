@@ -6,6 +6,7 @@
 package call
 
 import (
+	"crypto/x509"
 	"net/netip"
 	"time"
 
@@ -43,6 +44,11 @@ type Header interface {
 	Values(name string) []string
 }
 
+// IdentityField is the header field by which a gateway tells a service whom it let
+// in, and a sidecar its application: a JWT that package jose signs and verifies.
+// From anybody else the field is dropped.
+const IdentityField = "Parley-Identity"
+
 // A Peer is the other side of a TLS connection after verification; the zero
 // Peer is one that presented no certificate.
 type Peer struct {
@@ -50,6 +56,7 @@ type Peer struct {
 	Serial      string // lower-case hexadecimal
 	Fingerprint string // SHA-256 of the leaf, lower-case hexadecimal
 	NotAfter    time.Time
+	Leaf        *x509.Certificate
 }
 
 // TLS is how a connection is protected; the zero TLS says that it is not.

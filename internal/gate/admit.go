@@ -37,5 +37,5 @@ func (c *check) admit() call.Verdict {
 		return deny(http.StatusForbidden, CodeNotAllowed, reason)
 	}
 	c.req.Caller.Workload = peer.ID
-	return call.Verdict{}
+	return c.origin()
 }

@@ -23,16 +23,17 @@ const (
 // refuses, which ends it, or leaves the verdict to the next.
 type check struct {
 	*state
-	tokens *authn.Tokens
-	req    *call.Request
-	now    time.Time
-	said   aside
+	tokens  *authn.Tokens
+	origins *authn.Verifier
+	req     *call.Request
+	now     time.Time
+	said    aside
 }
 
 // Check decides, sets r.Caller and r.Verdict, and returns the latter. The path in
 // r is the one that will be forwarded. Every Check is owed a Done.
 func (g *Gate) Check(r *call.Request) call.Verdict {
-	c := check{state: g.state.Load(), tokens: g.tokens, req: r, now: g.cfg.Clock.Now()}
+	c := check{state: g.state.Load(), tokens: g.tokens, origins: &g.origins, req: r, now: g.cfg.Clock.Now()}
 	r.Caller = identity.Caller{}
 	v := c.ready(g.failing.Load())
 	if v.Code == "" {

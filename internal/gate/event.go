@@ -77,6 +77,10 @@ func (rec *record) parties(r *call.Request, o *call.Outcome) {
 		}
 		rec.caller.Serial, rec.caller.Fingerprint = r.Peer.Serial, r.Peer.Fingerprint
 		rec.callee.Service, rec.callee.ID = r.Local, r.LocalID
+		if o := r.Caller.Origin; o != nil { // the gateway has the id, its caller the rest
+			rec.caller.KeyID, rec.caller.KeyName = o.KeyID, o.KeyName
+			rec.token(o.Token)
+		}
 		return
 	}
 	if r.End == call.Outbound {

@@ -46,6 +46,7 @@ type Gate struct {
 	cfg     Config
 	metrics metrics
 	tokens  *authn.Tokens
+	origins authn.Verifier
 	state   atomic.Pointer[state]
 	swap    sync.Mutex // held while state is replaced
 	open    openCalls

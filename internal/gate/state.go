@@ -22,6 +22,8 @@ type state struct {
 	routes map[string]edgeRoute // by policy target
 	trust  func() *identity.Trust
 	meters *meters
+	// signer signs whom an edge let in, by this revision and these keys.
+	signer *authn.Signer
 	// former is the state before the newest revision, for requests whose route
 	// was matched just before it came. It has no former of its own. It is forgotten
 	// at until, if that is set.
@@ -87,7 +89,7 @@ func (g *Gate) Apply(snap *snapshot.Snapshot) error {
 			former.former = nil
 			s.former, s.until = &former, time.Time{}
 		}
-		s.policy, s.keys, s.routes, s.meters = set, keys, routes, meters
+		s.policy, s.keys, s.routes, s.meters, s.signer = set, keys, routes, meters, &authn.Signer{}
 	})
 	return nil
 }

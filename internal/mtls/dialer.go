@@ -167,6 +167,15 @@ func ByPeer(err error) bool {
 	return errors.As(err, &op) && op.Op == "remote error"
 }
 
+// Own is the credential that was presented on a connection that a Dialer opened,
+// nil for any other. A source may have a newer one by now.
+func Own(c net.Conn) *identity.Credential {
+	if w := unwrap(c); w != nil {
+		return w.local
+	}
+	return nil
+}
+
 // Ends is the earlier end of the two leaves of a connection that a Dialer
 // opened, zero for any other. Nothing new may be sent on it afterwards.
 func Ends(c net.Conn) time.Time {

@@ -24,7 +24,7 @@ func Facts(cs tls.ConnectionState) (call.Peer, call.TLS) {
 		if err != nil {
 			id = identity.ID{}
 		}
-		peer = call.Peer{ID: id, Serial: identity.Serial(leaf), Fingerprint: identity.Fingerprint(leaf), NotAfter: leaf.NotAfter}
+		peer = call.Peer{ID: id, Serial: identity.Serial(leaf), Fingerprint: identity.Fingerprint(leaf), NotAfter: leaf.NotAfter, Leaf: leaf}
 	}
 	if !cs.HandshakeComplete {
 		return peer, call.TLS{}

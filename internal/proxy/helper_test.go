@@ -18,6 +18,7 @@ import (
 	"github.com/parleymesh/parley/internal/identity"
 	mtlstest "github.com/parleymesh/parley/internal/mtls/xtest"
 	"github.com/parleymesh/parley/internal/proxy"
+	"github.com/parleymesh/parley/internal/proxy/route"
 	"github.com/parleymesh/parley/internal/proxy/xtest"
 	"github.com/parleymesh/parley/internal/snapshot"
 )
@@ -45,12 +46,21 @@ func newHouse(t testing.TB, ca *mtlstest.CA, trust *identity.Trust, names ...str
 // newSmallHouse has at most so many connections to a listener.
 func newSmallHouse(t testing.TB, ca *mtlstest.CA, trust *identity.Trust, connections int, names ...string) *house {
 	t.Helper()
-	h := &house{t: t, ca: ca, gate: xtest.NewGate(t), sources: map[identity.ID]*mtlstest.Source{}}
+	double := xtest.NewGate(t)
+	h := newHouseOf(t, ca, trust, double, connections, names...)
+	h.gate = double
+	return h
+}
+
+// newHouseOf has a gate of its own, and no double of one.
+func newHouseOf(t testing.TB, ca *mtlstest.CA, trust *identity.Trust, gate route.Gate, connections int, names ...string) *house {
+	t.Helper()
+	h := &house{t: t, ca: ca, sources: map[identity.ID]*mtlstest.Source{}}
 	for _, n := range names {
 		h.sources[ca.ID(t, n)] = mtlstest.NewSource(ca.Credential(t, n, time.Hour), trust)
 	}
 	h.proxy = proxy.New(proxy.Config{
-		Gate: h.gate,
+		Gate: gate,
 		Source: func(id identity.ID) (identity.Source, bool) {
 			s, ok := h.sources[id]
 			return s, ok

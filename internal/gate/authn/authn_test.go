@@ -125,6 +125,7 @@ func TestLookup(t *testing.T) {
 	})
 	ci := identity.Caller{KeyID: parts.ID, KeyName: "ci", Scopes: []string{"orders.read"}}
 	trial := identity.Caller{KeyID: timedParts.ID, KeyName: "trial", Scopes: []string{"orders.read"}}
+	trial.KeyNotAfter = now
 	ended := identity.Caller{KeyID: timedParts.ID, KeyName: "trial"}
 	tests := []struct {
 		name string

@@ -48,6 +48,6 @@ func (k *Keys) Lookup(key string, now time.Time) (identity.Caller, error) {
 	if !rec.NotAfter.IsZero() && !now.Before(rec.NotAfter) {
 		return c, ErrKeyExpired
 	}
-	c.Scopes = rec.Scopes
+	c.Scopes, c.KeyNotAfter = rec.Scopes, rec.NotAfter
 	return c, nil
 }

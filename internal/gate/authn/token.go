@@ -1,7 +1,6 @@
 package authn
 
 import (
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"slices"
@@ -31,7 +30,7 @@ type Issuers interface {
 // for concurrent use.
 type Tokens struct {
 	issuers Issuers
-	cache   cache
+	cache   cache[tokenHash, seen]
 }
 
 // NewTokens verify by the keys of issuers.
@@ -86,12 +85,6 @@ func (t *Tokens) Verify(token string, accepted []string, now time.Time) (*identi
 	}
 	t.cache.put(h, seen{i, facts})
 	return inTime(i, facts, now)
-}
-
-// hashOf does not allocate for tokens of usual length: to convert one would.
-func hashOf(token string) tokenHash {
-	var room [2048]byte
-	return sha256.Sum256(append(room[:0], token...))
 }
 
 // issuer is the token's issuer with the key that the token names, where that can

@@ -23,6 +23,7 @@ const (
 	ClientClosed      = "client_closed"      // the caller went away
 	TrustWithdrawn    = "trust_withdrawn"    // an identity at either end left the mesh
 	NoCredential      = "credential_missing" // we have no certificate to call with
+	IdentityUnsigned  = "identity_unsigned"  // who calls could not be signed for the service
 	IdleTimeout       = "idle_timeout"       // nothing was sent either way for too long
 	Stopped           = "proxy_stopped"      // our listener was removed or stopped
 )
@@ -30,6 +31,9 @@ const (
 // ErrBusy says that an upstream had as many connections as it may for longer than
 // a request waits.
 var ErrBusy = errors.New("the upstream has as many connections as it may")
+
+// ErrUnsigned says that a gateway could not sign whom it let in.
+var ErrUnsigned = errors.New("the caller's identity could not be signed")
 
 // A Stranger is why an application's socket was left alone: somebody else listens.
 type Stranger struct{ Err error }
@@ -51,6 +55,8 @@ func Failure(err error) (code string, status int) {
 		return ClientClosed, 0
 	case errors.Is(err, ErrBusy):
 		return UpstreamBusy, http.StatusServiceUnavailable
+	case errors.Is(err, ErrUnsigned):
+		return IdentityUnsigned, http.StatusServiceUnavailable
 	case mtls.IsRefusal(err), errors.As(err, &stranger):
 		return UpstreamUntrusted, http.StatusBadGateway
 	case errors.Is(err, identity.ErrNoCredential), errors.Is(err, mtls.ErrNoTrust), errors.Is(err, identity.ErrExpired):

@@ -161,15 +161,16 @@ func CheckMethod(method string) error {
 
 // CleanRequest copies what of a checked header travels on: neither reserved nor
 // hop-by-hop, with "TE: trailers" kept because gRPC needs it. With fromGateway
-// the X-Forwarded fields that a gateway of the mesh set stay, each if it is one.
-// The values are shared with h.
+// the fields stay that a gateway of the mesh set: those of X-Forwarded, each if it is
+// one, and call.IdentityField as it came, for the gate to judge. The values are
+// shared with h.
 func CleanRequest(h http.Header, fromGateway bool) http.Header {
 	out := make(http.Header, len(h)+6)
 	for name, values := range h {
 		switch {
 		case HopByHop(name), name == "Host", name == "Content-Length":
 		case Reserved(name):
-			if fromGateway && len(values) == 1 && (name == ForwardedFor || name == ForwardedProto || name == ForwardedHost) {
+			if fromGateway && fromGatewayOnly(name, len(values)) {
 				out[name] = values
 			}
 		default:
@@ -184,6 +185,14 @@ func CleanRequest(h http.Header, fromGateway bool) http.Header {
 		}
 	}
 	return out
+}
+
+func fromGatewayOnly(name string, values int) bool {
+	switch name {
+	case ForwardedFor, ForwardedProto, ForwardedHost:
+		return values == 1
+	}
+	return name == call.IdentityField
 }
 
 // CleanResponse copies src's fields to dst without those of the connection. The

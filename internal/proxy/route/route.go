@@ -10,12 +10,19 @@
 // It refuses to decide who may call, and to read or write a connection.
 package route
 
-import "github.com/parleymesh/parley/internal/call"
+import (
+	"github.com/parleymesh/parley/internal/call"
+	"github.com/parleymesh/parley/internal/identity"
+)
 
 // A Gate decides and records; package gate is one. It is safe for concurrent use.
 type Gate interface {
 	// Check decides. It sets r.Caller and r.Verdict and returns the latter.
 	Check(r *call.Request) call.Verdict
+	// Vouch is what a gateway says to the service to about the caller of r, which it
+	// let in: the value of call.IdentityField, empty for nobody. own is the credential
+	// of the connection that r goes on over.
+	Vouch(r *call.Request, own *identity.Credential, to identity.ID) (string, error)
 	// Done records the end of a call that was checked, allowed or not. It is
 	// called exactly once for each Check, before the last byte of the response
 	// leaves.

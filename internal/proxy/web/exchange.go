@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"errors"
 	"net/http"
-	"strings"
 	"time"
 
 	"github.com/parleymesh/parley/internal/call"
@@ -129,7 +128,8 @@ func (x *exchange) canonical() (err error) {
 	if x.trailer, err = trailers(x.r.Trailer); err != nil {
 		return err
 	}
-	fromGateway := x.site.End == call.Inbound && strings.HasPrefix(x.conn.peer.ID.Path(), "/gateway/")
+	peer := x.conn.peer.ID
+	fromGateway := x.site.End == call.Inbound && peer.IsGateway() && peer.TrustDomain() == x.site.LocalID.TrustDomain()
 	x.header = route.CleanRequest(x.r.Header, fromGateway)
 	x.req.Header = route.Fields(x.header)
 	return nil

@@ -2,7 +2,9 @@ package web
 
 import (
 	"errors"
+	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptrace"
@@ -13,6 +15,7 @@ import (
 	"sync"
 
 	"github.com/parleymesh/parley/internal/call"
+	"github.com/parleymesh/parley/internal/mtls"
 	"github.com/parleymesh/parley/internal/proxy/route"
 )
 
@@ -58,7 +61,7 @@ func (x *exchange) forward() {
 		// None of the body is thrown away because the response begins early.
 		_ = x.control.EnableFullDuplex()
 	}
-	resp, err := p.roundTrip(out, x.upstream.set)
+	resp, err := p.roundTrip(out, x.prepare)
 	interim.close()
 	defer x.over(resp)
 	if err != nil {
@@ -70,6 +73,33 @@ func (x *exchange) forward() {
 		return
 	}
 	x.respond(resp, up.mesh())
+}
+
+// prepare says to the service who calls, where this is a gateway that let somebody
+// in. It is signed with the key of the certificate that c was made with, which alone
+// the service takes it for, and of which no other connection needs to be. A request
+// that was sent once is copied to be changed: net/http may still be reading it.
+func (x *exchange) prepare(c net.Conn, out *http.Request) (*http.Request, error) {
+	x.upstream.set(c)
+	own := mtls.Own(c)
+	if x.site.End != call.Edge || own == nil {
+		return out, nil
+	}
+	peer, _ := mtls.ConnFacts(c)
+	token, err := x.server.cfg.Gate.Vouch(&x.req, own, peer.ID)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", route.ErrUnsigned, err)
+	}
+	switch before := out.Header[call.IdentityField]; {
+	case token == "":
+	case before == nil:
+		out.Header[call.IdentityField] = []string{token}
+	case before[0] != token:
+		out = out.WithContext(out.Context())
+		out.Header = maps.Clone(out.Header)
+		out.Header[call.IdentityField] = []string{token}
+	}
+	return out, nil
 }
 
 // carriage is how the request goes on: in the version of HTTP in which it came. An
@@ -109,6 +139,9 @@ func (x *exchange) outgoing(up Upstream, interim *interim) *http.Request {
 	h[route.RequestIDField] = []string{x.req.RequestID}
 	if x.site.End == call.Edge {
 		x.edgeFields(h)
+	}
+	if x.req.Caller.Origin == nil {
+		delete(h, call.IdentityField) // the gate has not verified it
 	}
 	if len(h["User-Agent"]) == 0 {
 		h["User-Agent"] = []string{""} // otherwise net/http makes one up

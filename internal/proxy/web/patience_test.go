@@ -46,7 +46,7 @@ func TestSilentStream(t *testing.T) {
 			req, _ := http.NewRequestWithContext(t.Context(), "POST", "http://app/shop.Orders/Watch", body)
 			req.Header = http.Header{"Content-Type": {"application/grpc"}, "Te": {"trailers"}}
 			began := time.Now()
-			resp, err := transport.roundTrip(req, func(net.Conn) {})
+			resp, err := transport.roundTrip(req, func(_ net.Conn, r *http.Request) (*http.Request, error) { return r, nil })
 			if b, ok := body.(blocked); ok {
 				close(b.until)
 			}

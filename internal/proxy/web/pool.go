@@ -100,24 +100,28 @@ func newPool(t *http.Transport, scheme string, shared bool, clk clock.Clock, dia
 // dialedKey is where newLink leaves a connection for NewClientConn.
 type dialedKey struct{}
 
-// roundTrip sends r on one connection, which it tells before. Where it is certain
+// roundTrip sends r on one connection, as prepare makes it for that one. Where it is certain
 // that nobody has read r there, because the server had closed the connection, it
 // sends it on a second one, and on no third.
-func (p *pool) roundTrip(r *http.Request, tell func(net.Conn)) (*http.Response, error) {
+func (p *pool) roundTrip(r *http.Request, prepare preparation) (*http.Response, error) {
 	l, reused, err := p.take(r.Context(), true)
 	if err != nil {
 		return nil, err
 	}
 	before := l.writes.Load()
-	resp, err := p.send(l, r, tell)
+	resp, err := p.send(l, r, prepare)
 	if err == nil || !reused || !p.unsent(l, before, err) || !unread(r.Body) {
 		return resp, err
 	}
 	if l, _, err = p.take(r.Context(), p.shared); err != nil {
 		return nil, err
 	}
-	return p.send(l, r, tell)
+	return p.send(l, r, prepare)
 }
+
+// A preparation makes a request ready for the connection that it goes over. The
+// request may not be changed any more once it was sent.
+type preparation func(net.Conn, *http.Request) (*http.Request, error)
 
 // unread says that b can be sent as if for the first time.
 func unread(b io.Reader) bool {
@@ -125,8 +129,13 @@ func unread(b io.Reader) bool {
 	return b == nil || ok && ours.reopen()
 }
 
-func (p *pool) send(l *link, r *http.Request, tell func(net.Conn)) (*http.Response, error) {
-	tell(l.net)
+func (p *pool) send(l *link, r *http.Request, prepare preparation) (*http.Response, error) {
+	r, err := prepare(l.net, r)
+	if err != nil {
+		l.Release()
+		p.release(l)
+		return nil, err
+	}
 	resp, err := l.RoundTrip(r)
 	if err != nil {
 		p.release(l)

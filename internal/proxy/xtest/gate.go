@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/parleymesh/parley/internal/call"
+	"github.com/parleymesh/parley/internal/identity"
 )
 
 // An Entry is one Check with its Done, or one Refuse.
@@ -34,6 +35,7 @@ type Gate struct {
 	entries []*Entry
 	open    map[string]*Entry
 	decide  func(*call.Request) call.Verdict
+	vouch   func(*call.Request, *identity.Credential, identity.ID) (string, error)
 }
 
 // NewGate allows everything.
@@ -44,6 +46,24 @@ func (g *Gate) Decide(f func(*call.Request) call.Verdict) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.decide = f
+}
+
+// Vouching makes f the answer of Vouch.
+func (g *Gate) Vouching(f func(*call.Request, *identity.Credential, identity.ID) (string, error)) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.vouch = f
+}
+
+// Vouch implements route.Gate.
+func (g *Gate) Vouch(r *call.Request, own *identity.Credential, to identity.ID) (string, error) {
+	g.mu.Lock()
+	vouch := g.vouch
+	g.mu.Unlock()
+	if vouch == nil {
+		return "", nil
+	}
+	return vouch(r, own, to)
 }
 
 // Check implements route.Gate.
