@@ -70,21 +70,33 @@ func eventWho(ev *audit.Event) string {
 }
 
 func party(p *audit.Party) string {
-	switch {
+	switch bearer := bearer(p); {
 	case p == nil:
 		return ""
+	case p.Service != "" && bearer != "": // a gateway, and whom it let in
+		return p.Service + " for " + bearer
 	case p.Service != "":
 		return p.Service
-	case p.KeyName != "":
-		return "key " + p.KeyName
-	case p.Subject != "":
-		return fmt.Sprintf("%q", p.Subject)
+	case bearer != "":
+		return bearer
 	case !p.ID.IsZero():
 		return p.ID.String()
 	case p.PID != 0:
 		return fmt.Sprintf("pid %d", p.PID)
 	}
 	return p.Address
+}
+
+// bearer is who presented an API key or a token.
+func bearer(p *audit.Party) string {
+	switch {
+	case p == nil:
+	case p.KeyName != "":
+		return "key " + p.KeyName
+	case p.Subject != "":
+		return fmt.Sprintf("%q", p.Subject)
+	}
+	return ""
 }
 
 // eventWhat is the call, or the act and its object.

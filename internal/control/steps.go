@@ -8,6 +8,7 @@ import (
 	"github.com/parleymesh/parley/internal/audit"
 	"github.com/parleymesh/parley/internal/call"
 	"github.com/parleymesh/parley/internal/control/api"
+	"github.com/parleymesh/parley/internal/gate"
 	"github.com/parleymesh/parley/internal/identity"
 	"github.com/parleymesh/parley/internal/mesh"
 	"github.com/parleymesh/parley/internal/policy"
@@ -62,8 +63,11 @@ func eventSteps(e *audit.Event) []api.Step {
 		return []api.Step{refusalStep(e)}
 	}
 	steps := []api.Step{callerStep(e), channelStep(e)}
-	if e.Call.End == string(call.Edge) {
+	switch {
+	case e.Call.End == string(call.Edge):
 		steps = append(steps, credentialStep(e))
+	case e.Call.End == string(call.Inbound):
+		steps = append(steps, originStep(e)...)
 	}
 	return append(steps, decisionStep(e))
 }
@@ -144,17 +148,39 @@ func channelStep(e *audit.Event) api.Step {
 	return api.Step{Name: "channel", State: api.StepOK, Text: strings.Join(parts, ", ")}
 }
 
+// originStep is whom the gateway let in that called a service, as it said. There is
+// none where it said nothing, as of a public route.
+func originStep(e *audit.Event) []api.Step {
+	if gate.OfOrigin(e.Reason) {
+		text := "what the gateway says of its caller is not good: " + e.Reason
+		if e.Message != "" {
+			text += " (" + e.Message + ")"
+		}
+		return []api.Step{{Name: "origin", State: api.StepNo, Text: text}}
+	}
+	came := presented(e.Caller)
+	if came == "" {
+		return nil
+	}
+	return []api.Step{{Name: "origin", State: api.StepOK, Text: e.Caller.ID.Name() + " let in and signed for: " + came}}
+}
+
+// presented are the credentials of a caller that were good.
+func presented(p *audit.Party) string {
+	var came []string
+	if p != nil && p.KeyID != "" {
+		came = append(came, fmt.Sprintf("API key %q (%s)", p.KeyName, p.KeyID))
+	}
+	if p != nil && p.Issuer != "" {
+		came = append(came, tokenText(p))
+	}
+	return strings.Join(came, " and ")
+}
+
 // credentialStep is which credential came to an edge, and whether it was good. A
 // reason of policy is about a good one.
 func credentialStep(e *audit.Event) api.Step {
-	var came []string
-	if p := e.Caller; p != nil && p.KeyID != "" {
-		came = append(came, fmt.Sprintf("API key %q (%s)", p.KeyName, p.KeyID))
-	}
-	if p := e.Caller; p != nil && p.Issuer != "" {
-		came = append(came, tokenText(p))
-	}
-	text := strings.Join(came, " and ")
+	text := presented(e.Caller)
 	switch {
 	case isPolicyReason(e.Reason):
 	case strings.HasPrefix(e.Reason, "jwt_"), strings.HasPrefix(e.Reason, "jwks_"):
@@ -273,6 +299,9 @@ func gateText(reason string) string {
 		return "the agent had no revision yet"
 	case "audit_unavailable":
 		return "the event could not be recorded, so the call was not made"
+	}
+	if gate.OfOrigin(reason) {
+		return "a gateway's word for its caller is not good"
 	}
 	if strings.HasPrefix(reason, "jwt_") || strings.HasPrefix(reason, "key_") {
 		return "the credential that came is not good"

@@ -349,6 +349,42 @@ func TestWhyOfTokens(t *testing.T) {
 	}
 }
 
+// TestWhyNamesWhomTheGatewayLetIn: at a service's end the gateway is the caller and
+// decides, and whom it let in is told beside it.
+func TestWhyNamesWhomTheGatewayLetIn(t *testing.T) {
+	t.Parallel()
+	h := applied(t)
+	for name, tt := range map[string]struct {
+		party audit.Party
+		step  string
+	}{
+		"token":  {audit.Party{Issuer: "https://id.shop.example", Subject: "alice"}, `gateway/edge let in and signed for: token of "alice" from "https://id.shop.example"`},
+		"key":    {audit.Party{KeyID: "k", KeyName: "ci"}, `gateway/edge let in and signed for: API key "ci" (k)`},
+		"nobody": {audit.Party{}, ""},
+	} {
+		tt.party.Service, tt.party.ID = "gateway/edge", id(t, "spiffe://shop.example/gateway/edge")
+		e := &audit.Event{
+			Action: audit.Call, Outcome: audit.Denied, Reason: "path_not_allowed",
+			Call:   &audit.CallFacts{End: "inbound", Protocol: "http", Method: "GET", Path: "/admin"},
+			Caller: &tt.party, Callee: &audit.Party{Service: "orders"}, Decision: &audit.Decision{Revision: 1},
+		}
+		h.record(t, e)
+		why, err := h.client.Why(t.Context(), api.ExplainParams{Decision: e.ID})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var step string
+		for _, s := range why.Steps {
+			if s.Name == "origin" {
+				step = s.Text
+			}
+		}
+		if step != tt.step || why.From != "gateway/edge" || !why.Decision.Replayed {
+			t.Errorf("%s: %q from %s, %+v", name, step, why.From, why.Decision)
+		}
+	}
+}
+
 // What was refused before a rule was asked has a suggestion of its own.
 func TestWhySuggestsForOtherRefusals(t *testing.T) {
 	t.Parallel()
@@ -408,17 +444,18 @@ func TestWhyOfRefusalsBeforePolicy(t *testing.T) {
 		steps string
 		text  string
 	}{
-		"process":   {audit.Event{Action: audit.ProcessRefused, Reason: "not_attested", Caller: &audit.Party{PID: 9, UID: &uid, Exe: "/tmp/x"}}, "process NO", "uid 1001"},
-		"unseen":    {audit.Event{Action: audit.ProcessRefused, Reason: "not_attested", Caller: &audit.Party{UID: &uid}, Call: &audit.CallFacts{End: "outbound", Listener: "web.calls.orders"}}, "process NO", "a process of uid 1001 is not accepted at web.calls.orders, where only web calls from: not_attested | if it is web, correct runs_as of web"},
-		"handshake": {audit.Event{Action: audit.HandshakeRefused, Reason: "expired"}, "identity NO", "expired"},
-		"workload":  {audit.Event{Action: audit.WorkloadRefused, Reason: "not_attested"}, "process NO", "not_attested"},
-		"issue":     {audit.Event{Action: audit.IssueRefused, Reason: "not_member"}, "identity NO", "not_member"},
-		"route":     {audit.Event{Action: audit.Call, Reason: "route_not_found", Call: &audit.CallFacts{End: "edge"}, Caller: &audit.Party{}}, "identity none, channel none, credential none, gate NO", "no route"},
-		"old key":   {audit.Event{Action: audit.Call, Reason: "key_expired", Call: &audit.CallFacts{End: "edge"}, Caller: &audit.Party{KeyID: "k"}}, "identity none, channel none, credential NO, gate NO", "not good"},
-		"forged":    {audit.Event{Action: audit.Call, Reason: "jwt_signature", Message: `unverified, it claims issuer "https://id"`, Call: &audit.CallFacts{End: "edge"}, Caller: &audit.Party{}}, "identity none, channel none, credential NO, gate NO", "not good"},
-		"old token": {audit.Event{Action: audit.Call, Reason: "jwt_expired", Call: &audit.CallFacts{End: "edge"}, Caller: &audit.Party{Issuer: "https://id", Subject: "alice"}}, "identity none, channel none, credential NO, gate NO", "not good"},
-		"no keys":   {audit.Event{Action: audit.Call, Reason: "jwks_unavailable", Call: &audit.CallFacts{End: "edge"}, Caller: &audit.Party{}}, "identity none, channel none, credential NO, gate NO", "were not there"},
-		"bad key":   {audit.Event{Action: audit.Call, Reason: "credentials_invalid", Call: &audit.CallFacts{End: "edge"}, Caller: &audit.Party{}}, "identity none, channel none, credential NO, gate NO", "not good"},
+		"process":       {audit.Event{Action: audit.ProcessRefused, Reason: "not_attested", Caller: &audit.Party{PID: 9, UID: &uid, Exe: "/tmp/x"}}, "process NO", "uid 1001"},
+		"unseen":        {audit.Event{Action: audit.ProcessRefused, Reason: "not_attested", Caller: &audit.Party{UID: &uid}, Call: &audit.CallFacts{End: "outbound", Listener: "web.calls.orders"}}, "process NO", "a process of uid 1001 is not accepted at web.calls.orders, where only web calls from: not_attested | if it is web, correct runs_as of web"},
+		"handshake":     {audit.Event{Action: audit.HandshakeRefused, Reason: "expired"}, "identity NO", "expired"},
+		"workload":      {audit.Event{Action: audit.WorkloadRefused, Reason: "not_attested"}, "process NO", "not_attested"},
+		"issue":         {audit.Event{Action: audit.IssueRefused, Reason: "not_member"}, "identity NO", "not_member"},
+		"route":         {audit.Event{Action: audit.Call, Reason: "route_not_found", Call: &audit.CallFacts{End: "edge"}, Caller: &audit.Party{}}, "identity none, channel none, credential none, gate NO", "no route"},
+		"old key":       {audit.Event{Action: audit.Call, Reason: "key_expired", Call: &audit.CallFacts{End: "edge"}, Caller: &audit.Party{KeyID: "k"}}, "identity none, channel none, credential NO, gate NO", "not good"},
+		"forged":        {audit.Event{Action: audit.Call, Reason: "jwt_signature", Message: `unverified, it claims issuer "https://id"`, Call: &audit.CallFacts{End: "edge"}, Caller: &audit.Party{}}, "identity none, channel none, credential NO, gate NO", "not good"},
+		"old token":     {audit.Event{Action: audit.Call, Reason: "jwt_expired", Call: &audit.CallFacts{End: "edge"}, Caller: &audit.Party{Issuer: "https://id", Subject: "alice"}}, "identity none, channel none, credential NO, gate NO", "not good"},
+		"no keys":       {audit.Event{Action: audit.Call, Reason: "jwks_unavailable", Call: &audit.CallFacts{End: "edge"}, Caller: &audit.Party{}}, "identity none, channel none, credential NO, gate NO", "were not there"},
+		"forged origin": {audit.Event{Action: audit.Call, Reason: "identity_key", Message: "for another certificate", Call: &audit.CallFacts{End: "inbound"}, Caller: &audit.Party{ID: id(t, "spiffe://shop.example/gateway/edge")}}, "identity ok, channel none, origin NO, gate NO", "a gateway's word for its caller is not good"},
+		"bad key":       {audit.Event{Action: audit.Call, Reason: "credentials_invalid", Call: &audit.CallFacts{End: "edge"}, Caller: &audit.Party{}}, "identity none, channel none, credential NO, gate NO", "not good"},
 	} {
 		e := c.event
 		e.Outcome = audit.Denied

@@ -72,10 +72,7 @@ func (c *check) token(issuers []string) call.Verdict {
 }
 
 // byToken are the reasons of a token that was not good.
-var byToken = []struct {
-	err    error
-	reason string
-}{
+var byToken = []reasonOf{
 	{jose.ErrTokenHeader, ReasonTokenHeader},
 	{jose.ErrAlgorithm, ReasonTokenAlgorithm},
 	{jose.ErrType, ReasonTokenType},

@@ -3,6 +3,7 @@ package gate
 import (
 	"errors"
 	"net/http"
+	"slices"
 
 	"github.com/parleymesh/parley/internal/call"
 	"github.com/parleymesh/parley/internal/gate/authn"
@@ -30,11 +31,14 @@ func (c *check) origin() call.Verdict {
 	return call.Verdict{}
 }
 
-// byOrigin are the reasons of an identity that was not good.
-var byOrigin = []struct {
+// A reasonOf is the reason of an error, for the record.
+type reasonOf struct {
 	err    error
 	reason string
-}{
+}
+
+// byOrigin are the reasons of an identity that was not good.
+var byOrigin = []reasonOf{
 	{authn.ErrIdentitySeveral, ReasonIdentitySeveral},
 	{jose.ErrIdentityHeader, ReasonIdentityHeader},
 	{jose.ErrAlgorithm, ReasonIdentityHeader},
@@ -54,6 +58,11 @@ func originReason(err error) string {
 		}
 	}
 	return ReasonIdentityMalformed
+}
+
+// OfOrigin says that a reason is about what a gateway said of its caller.
+func OfOrigin(reason string) bool {
+	return reason == ReasonIdentityMalformed || slices.ContainsFunc(byOrigin, func(o reasonOf) bool { return o.reason == reason })
 }
 
 // Vouch is what a gateway that holds own says to the service to of the caller of r,
