@@ -24,6 +24,9 @@ type Caller struct {
 	Service string
 	// Serial is the certificate's serial number in lower-case hexadecimal.
 	Serial string
+	// Origin is whom the gateway let in that calls. It is nil where the caller is no
+	// gateway, and where its route is public.
+	Origin *Origin
 }
 
 type callerKey struct{}

@@ -6,6 +6,7 @@ import (
 	"io"
 	"log"
 	"net/http"
+	"slices"
 
 	"github.com/parleymesh/parley"
 )
@@ -41,6 +42,25 @@ func ExampleWorkload_Listen() {
 			fmt.Fprintf(c, "hello %s\n", caller.ID)
 		}()
 	}
+}
+
+// A service behind a gateway: who called that.
+func ExampleCallerFrom() {
+	handler := func(rw http.ResponseWriter, r *http.Request) {
+		caller, _ := parley.CallerFrom(r.Context())
+		o := caller.Origin
+		if o == nil || o.Token == nil || !slices.Contains(o.Token.Scopes, "orders.read") {
+			http.Error(rw, "a token with orders.read is needed", http.StatusForbidden)
+			return
+		}
+		fmt.Fprintf(rw, "hello %s of %s\n", o.Token.Subject, o.Token.Issuer)
+	}
+	w := &parley.Workload{Allow: []string{"gateway/edge"}}
+	l, err := w.Listen("tcp", ":9443")
+	if err != nil {
+		log.Fatal(err)
+	}
+	log.Fatal(http.Serve(l, w.Handler(http.HandlerFunc(handler))))
 }
 
 // A caller of orders.

@@ -18,6 +18,10 @@ import (
 // Parley-Decision and in the log too; before the workload has started everybody
 // gets 503. The request has to come by mutual TLS; whether by a listener of Listen or by
 // another does not matter, since the certificate is verified here.
+//
+// What a gateway of this trust domain says of its own caller in the field
+// Parley-Identity is verified too, and is in the Caller as its Origin; one that is
+// not good is 403. From anybody else next never sees such a field.
 func (w *Workload) Handler(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(rw http.ResponseWriter, req *http.Request) {
 		r := w.running.Load()
@@ -34,7 +38,14 @@ func (w *Workload) Handler(next http.Handler) http.Handler {
 			r.forbid(rw, req, code(err), id)
 			return
 		}
-		next.ServeHTTP(rw, req.WithContext(context.WithValue(req.Context(), callerKey{}, r.caller(id, cs))))
+		caller := r.caller(id, cs)
+		req, caller.Origin, err = r.origin(req, id, cs.PeerCertificates[0])
+		if err != nil {
+			r.log.Info("identity refused", "caller", id.String(), "error", err)
+			r.forbid(rw, req, code(nil), id)
+			return
+		}
+		next.ServeHTTP(rw, req.WithContext(context.WithValue(req.Context(), callerKey{}, caller)))
 	})
 }
 

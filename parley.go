@@ -30,7 +30,8 @@
 // who is not in it and speaks HTTP gets 403 with an application/problem+json
 // body (RFC 9457) and a decision id that is in the log too; any other is cut off.
 // Handler checks each request once more, so that a caller whose certificate has
-// ended meanwhile is refused, and puts the Caller into the request's context.
+// ended meanwhile is refused, and puts the Caller into the request's context: of a
+// gateway with its Origin, whom it let in by an API key or a token.
 //
 // # What it does not do
 //
@@ -64,6 +65,7 @@ import (
 
 	"github.com/parleymesh/parley/internal/clock"
 	"github.com/parleymesh/parley/internal/fault"
+	"github.com/parleymesh/parley/internal/gate/authn"
 	"github.com/parleymesh/parley/internal/identity"
 	"github.com/parleymesh/parley/internal/workload/client"
 )
@@ -114,6 +116,7 @@ type running struct {
 	log   *slog.Logger
 	allow map[identity.ID]bool
 	peers verified
+	told  authn.Verifier
 	deny  *denier
 
 	mu      sync.Mutex // guards what follows

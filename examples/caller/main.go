@@ -1,4 +1,4 @@
-// Command caller answers each request with the name of the service that made it.
+// Command caller answers each request with the name of who made it.
 package main
 
 import (
@@ -15,8 +15,14 @@ func main() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	log.Fatal(http.Serve(l, w.Handler(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
-		caller, _ := parley.CallerFrom(r.Context())
-		fmt.Fprintf(rw, "hello %s\n", caller.Service)
-	}))))
+	log.Fatal(http.Serve(l, w.Handler(http.HandlerFunc(hello))))
+}
+
+func hello(rw http.ResponseWriter, r *http.Request) {
+	caller, _ := parley.CallerFrom(r.Context())
+	if o := caller.Origin; o != nil { // the caller is a gateway, which let o in
+		fmt.Fprintf(rw, "hello %s by %s\n", o.Name, caller.Service)
+		return
+	}
+	fmt.Fprintf(rw, "hello %s\n", caller.Service)
 }
