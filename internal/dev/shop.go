@@ -10,6 +10,8 @@ import (
 	"net"
 	"net/http"
 	"strings"
+
+	"github.com/parleymesh/parley"
 )
 
 // The applications of the shop are ordinary: they speak plaintext to addresses
@@ -41,8 +43,12 @@ func (a *app) charge(w http.ResponseWriter, r *http.Request) {
 	writeJSON(w, http.StatusCreated, map[string]string{"charged": "12", "ledger": strings.TrimSpace(reply[3:]), "from": "payments"})
 }
 
+// callerField is how web shows who called it.
+const callerField = "Shop-Caller"
+
 // relay calls the next service and hands its answer back. It passes on the ids
-// that let one call be followed through all hops, as every service should.
+// that let one call be followed through all hops, as every service should, and says
+// whom the gateway let in, where it was the gateway that called.
 func (a *app) relay(w http.ResponseWriter, in *http.Request, method, addr, path string, body []byte) {
 	out, err := http.NewRequestWithContext(in.Context(), method, "http://"+addr+path, bytes.NewReader(body))
 	if err != nil {
@@ -53,6 +59,14 @@ func (a *app) relay(w http.ResponseWriter, in *http.Request, method, addr, path 
 		if v := in.Header.Get(h); v != "" {
 			out.Header.Set(h, v)
 		}
+	}
+	origin, err := parley.ReadOrigin(in.Header)
+	if err != nil {
+		writeJSON(w, http.StatusBadRequest, map[string]string{"error": "the caller's identity cannot be read", "from": a.Name})
+		return
+	}
+	if origin != nil {
+		w.Header().Set(callerField, origin.Name)
 	}
 	resp, err := a.client.Do(out)
 	if err != nil {

@@ -265,6 +265,16 @@ func (m *Mesh) edge(ctx context.Context, s *seen, method, path string, c credent
 	}
 	if _, in := m.bothEnds(ctx, s, api.ListEventsParams{RequestID: rid, To: "web"}); in != nil {
 		s.text = fmt.Sprintf("%d, TLS to the edge, mTLS %s behind it", a.Status, in.TLS.Version)
+		// The gateway has told web who calls, and web's sidecar has verified it.
+		name := "api_key:" + in.Caller.KeyID
+		if c.token != "" {
+			name = in.Caller.Issuer + "#" + in.Caller.Subject
+			s.text += ", for " + in.Caller.Subject
+		} else {
+			s.text += ", for key " + in.Caller.KeyName
+		}
+		s.want(in.Caller.KeyID+in.Caller.Subject != "", "web's sidecar does not know for whom the gateway calls")
+		s.want(a.Header[callerField] == name, "web was called for %q, on record is %q", a.Header[callerField], name)
 	}
 }
 
