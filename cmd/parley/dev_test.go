@@ -74,6 +74,21 @@ func TestTryNoticesWhatIsBroken(t *testing.T) {
 			wrong: []string{"you -> gateway, token with shop.read", "you -> gateway, token that is forged"},
 			right: []string{"you -> gateway, key with shop.read", "you -> gateway, no key and no token"},
 		},
+		"a gateway that asks nobody": {
+			debug: dev.Debug{Mesh: func(s string) string {
+				all := `require:
+          any:
+            - api_key: {scopes: [shop.read]}
+            - jwt: {issuer: dev, audience: shop, scopes: [shop.read]}`
+				if !strings.Contains(s, all) {
+					t.Error("the shop asks for something else")
+				}
+				return strings.Replace(s, all, "require: public", 1)
+			}},
+			// It answers 200 all the same, and web is not told who it is.
+			wrong: []string{"you -> gateway, key with shop.read", "you -> gateway, token with shop.read", "you -> gateway, no key and no token"},
+			right: []string{"you -> gateway -> all four, key with shop.buy", "you -> gateway, key without the scope"},
+		},
 		"around the sidecar": {
 			debug: dev.Debug{App: func(c *dev.AppConfig) {
 				if c.Name == "web" {

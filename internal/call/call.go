@@ -46,7 +46,8 @@ type Header interface {
 
 // IdentityField is the header field by which a gateway tells a service whom it let
 // in, and a sidecar its application: a JWT that package jose signs and verifies.
-// From anybody else the field is dropped.
+// From anybody else the field is dropped, as sidecars drop it that do not know it:
+// to them it is one of the reserved names that begin with "Parley-".
 const IdentityField = "Parley-Identity"
 
 // A Peer is the other side of a TLS connection after verification; the zero

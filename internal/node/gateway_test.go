@@ -4,7 +4,13 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"testing"
+	"time"
+
+	"github.com/parleymesh/parley"
+	"github.com/parleymesh/parley/internal/control/api"
 )
 
 const gatewayMesh = `
@@ -73,5 +79,59 @@ func TestGatewayAnswersForItsNewHostsAtOnce(t *testing.T) {
 	m.apply(text("10m", "two.test") + "# nothing else changed\n")
 	if again := want("unchanged", "two.test", true); again != nil && again.SerialNumber.Cmp(fourth.SerialNumber) != 0 {
 		t.Error("a certificate was renewed that is as it should be")
+	}
+}
+
+// A service is told whom its gateway let in, and its sidecar's record says it too,
+// under the identities that server and agent have made, before and after the
+// gateway's certificate is another.
+func TestServiceIsToldWhoCalls(t *testing.T) {
+	t.Parallel()
+	seen := make(chan string, 1)
+	site := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		o, err := parley.ReadOrigin(r.Header)
+		if o == nil || err != nil {
+			seen <- fmt.Sprint("nobody, ", err)
+			return
+		}
+		seen <- o.Name
+	}))
+	t.Cleanup(site.Close)
+	listen, edge := freeAddr(t), freeAddr(t)
+	text := func(ttl string) string {
+		return fmt.Sprintf(gatewayMesh, ttl, listen, site.Listener.Addr(), edge, "one.test")
+	}
+	m := startNode(t, shortDir(t), text("1h"))
+	m.apply(text("1h"))
+	key, err := m.api.CreateKey(t.Context(), api.KeyRequest{Name: "ci", Scopes: []string{"site.read"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	roots := x509.NewCertPool()
+	pem, err := m.api.Bundle(t.Context())
+	if err != nil || !roots.AppendCertsFromPEM(pem) {
+		t.Fatal("no bundle", err)
+	}
+	tr := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots, ServerName: "one.test", MinVersion: tls.VersionTLS13}}
+	t.Cleanup(tr.CloseIdleConnections)
+	client := &http.Client{Transport: tr, Timeout: 10 * time.Second}
+	for _, ttl := range []string{"1h", "10m"} { // another life is another certificate
+		m.apply(text(ttl))
+		req, err := http.NewRequestWithContext(t.Context(), "GET", "https://"+edge+"/", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header = http.Header{"X-Api-Key": {key.Secret}, "Parley-Identity": {"forged"}}
+		resp, err := client.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = resp.Body.Close()
+		if resp.StatusCode != http.StatusOK {
+			t.Fatalf("with certificates of %s: %s", ttl, resp.Status)
+		}
+		if name := <-seen; name != "api_key:"+key.Key.ID {
+			t.Errorf("with certificates of %s: told %s", ttl, name)
+		}
 	}
 }

@@ -183,7 +183,7 @@ func TestStrippedOnTheWire(t *testing.T) {
 	app := &wire{}
 	p := newPair(t, pairConfig{protocol: call.HTTP, app: tcpApp(t, "tcp", app.serve)})
 	names := []string{
-		"x-forwarded-for", "X-FORWARDED-Host", "X-Forwarded-Client-Cert", "Forwarded", "X-Real-Ip", "X-Spiffe-Id", "Parley-Caller", "PARLEY-DECISION",
+		"x-forwarded-for", "X-FORWARDED-Host", "X-Forwarded-Client-Cert", "Forwarded", "X-Real-Ip", "X-Spiffe-Id", "Parley-Caller", "PARLEY-DECISION", "parley-Identity",
 		"X-Parley-User", "X-Forwarded-Prefix", "Proxy-Authorization", "Keep-Alive", "Proxy-Connection", "X-Original-Url",
 	}
 	raw := "GET /a?b HTTP/1.1\r\n"
