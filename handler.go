@@ -45,6 +45,7 @@ func (w *Workload) Handler(next http.Handler) http.Handler {
 			r.forbid(rw, req, code(nil), id)
 			return
 		}
+		req = withoutTrailers(req)
 		next.ServeHTTP(rw, req.WithContext(context.WithValue(req.Context(), callerKey{}, caller)))
 	})
 }

@@ -4,6 +4,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"strings"
 
@@ -104,6 +105,42 @@ func (r *running) origin(req *http.Request, from identity.ID, leaf *x509.Certifi
 	}
 	req.Header = header
 	return req, nil, nil
+}
+
+// withoutTrailers is req whose trailers say nothing of who calls: nobody of the mesh
+// sends that there. net/http adds trailers as the body ends, the unannounced too
+// where some are announced.
+func withoutTrailers(req *http.Request) *http.Request {
+	if len(req.Trailer) == 0 {
+		return req
+	}
+	dropIdentity(req.Trailer)
+	req = req.WithContext(req.Context())
+	req.Body = trimmed{req.Body, req.Trailer}
+	return req
+}
+
+// A trimmed body drops what its trailers say of who calls.
+type trimmed struct {
+	io.ReadCloser
+	trailer http.Header
+}
+
+// Read implements io.Reader.
+func (t trimmed) Read(p []byte) (int, error) {
+	n, err := t.ReadCloser.Read(p)
+	if err != nil {
+		dropIdentity(t.trailer)
+	}
+	return n, err
+}
+
+func dropIdentity(h http.Header) {
+	for name := range h {
+		if isIdentity(name) {
+			delete(h, name)
+		}
+	}
 }
 
 // isIdentity says that an application may take a field of that name for

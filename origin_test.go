@@ -23,6 +23,7 @@ import (
 type origins struct {
 	Caller parley.Caller
 	Fields []string // whatever may be taken for an identity
+	Sum    string   // a trailer
 }
 
 // tells serves what a handler is told of its caller, at the address that it returns.
@@ -32,11 +33,15 @@ func tells(t *testing.T, w *parley.Workload) string {
 	srv := &http.Server{Handler: w.Handler(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		c, _ := parley.CallerFrom(r.Context())
 		a := origins{Caller: c}
-		for name, values := range r.Header {
-			if strings.Contains(strings.ToLower(name), "identity") {
-				a.Fields = append(a.Fields, values...)
+		_, _ = io.Copy(io.Discard, r.Body)
+		for _, fields := range []http.Header{r.Header, r.Trailer} {
+			for name, values := range fields {
+				if strings.Contains(strings.ToLower(name), "identity") {
+					a.Fields = append(a.Fields, values...)
+				}
 			}
 		}
+		a.Sum = r.Trailer.Get("X-Sum")
 		_ = json.NewEncoder(rw).Encode(a)
 	}))}
 	done := make(chan struct{})
@@ -150,6 +155,15 @@ func TestOriginOfAGatewaysCaller(t *testing.T) {
 		}
 		if status == 200 && got.Caller.ID != tt.cred.ID.String() {
 			t.Errorf("%s: the caller is %s", tt.name, got.Caller.ID)
+		}
+	}
+	for name, trailer := range map[string]string{
+		"announced":   "Trailer: X-Sum, Parley-Identity\r\n\r\n0\r\nX-Sum: 1\r\nParley-Identity: " + good + "\r\n",
+		"unannounced": "Trailer: X-Sum\r\n\r\n0\r\nX-Sum: 1\r\nParley_Identity: " + good + "\r\nparley-identity: " + good + "\r\n",
+	} {
+		status, got := raw(t, a.CA, edge, addr, "Transfer-Encoding: chunked\r\n"+trailer)
+		if status != 200 || len(got.Fields) > 0 || got.Caller.Origin != nil || got.Sum != "1" {
+			t.Errorf("%s trailer: %d, %+v", name, status, got)
 		}
 	}
 	if text := log.String(); strings.Contains(text, good[:60]) || !strings.Contains(text, "identity refused") || strings.Count(text, "identity refused") != 7 {

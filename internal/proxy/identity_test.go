@@ -566,3 +566,29 @@ func TestIdentityAcrossRenewal(t *testing.T) {
 		}
 	}
 }
+
+// TestUnverifiedIdentityStaysOutside: what the gate has not verified is not handed
+// to the application, whatever it decided.
+func TestUnverifiedIdentityStaysOutside(t *testing.T) {
+	t.Parallel()
+	app, seen := ear(t)
+	e := newEdge(t, app, true)
+	e.gw.gate.Vouching(func(*call.Request, *identity.Credential, identity.ID) (string, error) { return "said", nil })
+	for _, verified := range []bool{false, true} {
+		e.orders.gate.Decide(func(r *call.Request) call.Verdict {
+			if got := r.Header.Values(call.IdentityField); len(got) != 1 || got[0] != "said" {
+				t.Errorf("the gate sees %q", got)
+			}
+			if verified {
+				r.Caller.Origin = &identity.Caller{KeyID: "k"}
+			}
+			return call.Verdict{Allow: true}
+		})
+		if resp := do(t, e.c, "GET", e.url+"/orders/7", nil); resp.StatusCode != 200 {
+			t.Fatal(resp.Status)
+		}
+		if got := (<-seen).Get(call.IdentityField); (got == "said") != verified {
+			t.Errorf("verified %t: the application got %q", verified, got)
+		}
+	}
+}
