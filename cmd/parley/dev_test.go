@@ -177,6 +177,37 @@ func TestDemoNeedsNobody(t *testing.T) {
 	}
 }
 
+// TestVerifyTheExample attacks the demo: nothing gets through.
+func TestVerifyTheExample(t *testing.T) {
+	t.Parallel()
+	dir, err := os.MkdirTemp("", "pd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := dev.Start(t.Context(), dev.Config{
+		Self: self, Dir: dir, PortBase: -1, Env: os.Environ(), Clock: clock.System{}, Logger: slog.New(slog.DiscardHandler),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := m.Stop(context.WithoutCancel(t.Context())); err != nil {
+			t.Error(err)
+		}
+	}()
+	began := clock.System{}.Now()
+	out, errs, code := ask(t, filepath.Join(dir, "api.sock"), "verify", false, false, 0)
+	t.Logf("%s\nin %s", out, clock.System{}.Now().Sub(began))
+	if code != exitDone || !strings.Contains(out, "PASS") {
+		t.Errorf("exit code %d\n%s%s", code, out, errs)
+	}
+}
+
 // tryWith runs `parley dev --try --json` and returns its exit code and lines.
 func tryWith(t *testing.T, debug dev.Debug) (int, []dev.Line) {
 	t.Helper()

@@ -77,6 +77,7 @@ func (m *Mesh) Commands() []Command {
 	}
 	return append(out, []Command{
 		{"who talks to whom", p + " status"},
+		{"attack every edge, to see that it holds", p + " verify"},
 		{"the last calls, both ends of each", p + " audit tail -n 6 --action call"},
 		{"every refusal", p + " audit search --outcome denied"},
 		{"is the log intact", p + " audit verify"},
