@@ -2,6 +2,7 @@ package identity
 
 import (
 	"crypto/x509"
+	"crypto/x509/pkix"
 	"encoding/asn1"
 	"errors"
 	"slices"
@@ -30,10 +31,11 @@ func VerifyID(td TrustDomain) (ID, error) { return NewID(td, own+"verify") }
 // StrangerID is an identity of the trust domain that is in no mesh, for probes.
 func StrangerID(td TrustDomain) (ID, error) { return NewID(td, own+"stranger") }
 
-// IsProbe says that cert is one for probes.
+// IsProbe says that cert is one for probes. One whose extension is not critical is,
+// too: it is for nothing else, and not for probes either, since others would take it.
 func IsProbe(cert *x509.Certificate) bool {
 	oid := OIDProbe()
-	return slices.ContainsFunc(cert.UnhandledCriticalExtensions, oid.Equal)
+	return slices.ContainsFunc(cert.Extensions, func(e pkix.Extension) bool { return e.Id.Equal(oid) })
 }
 
 // VerifyProbe is Verify for the path of probes, which takes certificates for probes
@@ -42,12 +44,11 @@ func (t *Trust) VerifyProbe(chain []*x509.Certificate, now time.Time) (ID, error
 	if len(chain) == 0 {
 		return ID{}, ErrNoCredential
 	}
-	leaf := *chain[0]
-	if !IsProbe(&leaf) {
+	leaf, oid := *chain[0], OIDProbe()
+	if !slices.ContainsFunc(leaf.UnhandledCriticalExtensions, oid.Equal) {
 		id, _ := LeafID(&leaf) // for the record
 		return id, ErrNoProbe
 	}
-	oid := OIDProbe()
 	leaf.UnhandledCriticalExtensions = slices.DeleteFunc(slices.Clone(leaf.UnhandledCriticalExtensions), oid.Equal)
 	return t.verify(append([]*x509.Certificate{&leaf}, chain[1:]...), now)
 }
