@@ -160,6 +160,7 @@ type pairConfig struct {
 	h2       bool
 	app      string
 	ws       *snapshot.WebSocket
+	probe    *snapshot.Probe
 	// connections of a listener or upstream of orders, 0 for the usual.
 	connections int
 }
@@ -173,7 +174,7 @@ func newPair(t testing.TB, cfg pairConfig) *pair {
 	p.web = newHouse(t, p.ca, p.trust, "web")
 	p.in = snapshot.Snapshot{Services: []snapshot.Service{{
 		Name: "orders", ID: ordersID,
-		Inbound: &snapshot.Inbound{Listen: "127.0.0.1:0", App: cfg.app, Protocol: string(cfg.protocol), AppHTTP2: cfg.h2, WebSocket: cfg.ws},
+		Inbound: &snapshot.Inbound{Listen: "127.0.0.1:0", App: cfg.app, Protocol: string(cfg.protocol), AppHTTP2: cfg.h2, WebSocket: cfg.ws, Probe: cfg.probe},
 	}}}
 	p.orders.apply(&p.in)
 	p.out = snapshot.Snapshot{Services: []snapshot.Service{{

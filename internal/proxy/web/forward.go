@@ -336,9 +336,12 @@ func (i *interim) send(code int, header textproto.MIMEHeader) error {
 	}
 	i.arm()
 	h := i.w.Header()
+	final := maps.Clone(h) // what the answer to come says already
+	clear(h)
 	route.CleanResponse(h, http.Header(header), false)
 	i.w.WriteHeader(code)
 	clear(h)
+	maps.Copy(h, final)
 	return nil
 }
 

@@ -20,11 +20,15 @@ func (x *exchange) probe() bool {
 // that the mesh file names for probes goes on to the application.
 func (x *exchange) answerProbe() bool {
 	h := x.w.Header()
-	if p := x.hop.Probe; p != nil && p.Method == x.req.Method && p.Path == x.req.Path && !x.upgrade {
+	if x.named() {
 		h[route.Probe] = []string{route.ProbeForwarded}
 		return false
 	}
 	x.hop.Upstream = nil // for the record: nothing was asked of it
+	if x.unread() {
+		// Otherwise net/http waits for the body before it sends anything.
+		_ = x.control.EnableFullDuplex()
+	}
 	x.finish("", http.StatusOK)
 	h[route.Probe] = []string{route.ProbeAnswered}
 	h[route.Decision] = []string{x.req.Verdict.ID}
@@ -32,7 +36,17 @@ func (x *exchange) answerProbe() bool {
 	h["Content-Length"] = []string{"0"}
 	h["Connection"] = []string{"close"}
 	x.w.WriteHeader(http.StatusOK)
+	if x.unread() {
+		x.skipBody() // within a time, which net/http has none for
+	}
 	return true
+}
+
+// named says that the request is the one that the mesh file names for probes, and
+// nothing more: a query or a body could make an application do something else.
+func (x *exchange) named() bool {
+	p := x.hop.Probe
+	return p != nil && p.Method == x.req.Method && p.Path == x.req.Path && x.query == "" && x.r.ContentLength == 0 && !x.upgrade
 }
 
 // A probed listener hides TLS of probes from net/http, which closes a connection
