@@ -130,7 +130,7 @@ func (f *File) sample(t *Trial, grants []granted) {
 			t.Allowed.Path = example(first.paths[0])
 		}
 	}
-	for _, path := range []string{"/" + oddSegment + "/0/1/2", t.Allowed.Path} {
+	for _, path := range append([]string{"/" + oddSegment + "/0/1/2", t.Allowed.Path}, oddPaths(grants)...) {
 		for _, method := range []string{"GET", "DELETE", "PARLEY-VERIFY"} {
 			if !allows(grants, method, path) {
 				t.Forbidden = &Probe{Method: method, Path: path}
@@ -138,6 +138,29 @@ func (f *File) sample(t *Trial, grants []granted) {
 			}
 		}
 	}
+}
+
+// maxOdd bounds the segments of a path that is made up.
+const maxOdd = 32
+
+// oddPaths are paths of nothing but odd segments, one of each form that the patterns of
+// grants can tell from another. A literal holds for none of them: where all of them are
+// allowed, by a method that nobody names, everything is.
+func oddPaths(grants []granted) (paths []string) {
+	depth := 0
+	for _, g := range grants {
+		for _, p := range g.paths {
+			depth = max(depth, strings.Count(p, "/"))
+		}
+	}
+	for n := range min(depth+1, maxOdd) + 1 {
+		path := strings.Repeat("/"+oddSegment, n)
+		if n > 0 {
+			paths = append(paths, path)
+		}
+		paths = append(paths, path+"/")
+	}
+	return paths
 }
 
 // allows says that one of grants lets the request through.
