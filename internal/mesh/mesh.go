@@ -129,8 +129,8 @@ type Inbound struct {
 	WebSocket *WebSocket `yaml:"websocket" hint:"write websocket: {}, or leave it out to refuse"`
 	// A request that does no harm, such as a health check: what `parley verify` may
 	// send to the application itself, as each caller whose rules allow it. Without it,
-	// every probe ends at the sidecar.
-	Probe *Probe `yaml:"probe"`
+	// every probe ends at the sidecar, and so does this request with a query or a body.
+	Probe *Probe `yaml:"probe" hint:"name the request: probe: {path: /healthz}"`
 }
 
 // A Probe is a request that does no harm.

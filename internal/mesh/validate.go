@@ -255,15 +255,35 @@ func (v *validator) probe(at string, in *Inbound) {
 		v.contradicts(at, "a request for a tcp service", "the protocol is tcp", "remove it, or write protocol: http")
 		return
 	}
-	v.pattern(at+".path", p.Path)
-	if strings.ContainsRune(p.Path, '*') {
-		v.malformed(at+".path", p.Path, "a pattern, not a path", "write one path in full", "")
+	const hint = "write one path in full: /healthz"
+	switch err := policy.ValidPattern(p.Path); {
+	case p.Path == "": // said already
+	case strings.ContainsRune(p.Path, '*'):
+		v.malformed(at+".path", p.Path, "a pattern, not a path", hint, "")
+	case strings.ContainsAny(p.Path, "?#"):
+		v.malformed(at+".path", p.Path, "the path alone, without query and fragment", hint, "")
+	case err != nil:
+		v.malformed(at+".path", p.Path, flawOf(err), hint, "")
 	}
-	switch p.Method {
-	case "GET", "HEAD", "OPTIONS", "":
+	switch upper := strings.ToUpper(p.Method); {
+	case p.Method == "" || slices.Contains(harmless, p.Method):
+	case slices.Contains(harmless, upper):
+		v.malformed(at+".method", p.Method, "methods are compared exactly", fmt.Sprintf("write `%s`", upper), upper)
 	default:
-		v.malformed(at+".method", p.Method, "a method that changes something", "use GET, HEAD or OPTIONS", "")
+		v.malformed(at+".method", p.Method, "a method that may change something", "use GET, HEAD or OPTIONS", "")
 	}
+}
+
+// harmless are the safe methods (RFC 9110 section 9.2.1) that are forwarded.
+var harmless = []string{"GET", "HEAD", "OPTIONS"}
+
+// flawOf is what policy.ValidPattern has against a pattern.
+func flawOf(err error) string {
+	text := err.Error()
+	if i := strings.LastIndex(text, policy.ErrPattern.Error()+": "); i >= 0 {
+		text = text[i+len(policy.ErrPattern.Error())+2:]
+	}
+	return text
 }
 
 func (v *validator) pattern(path, pattern string) {
@@ -274,16 +294,12 @@ func (v *validator) pattern(path, pattern string) {
 	if err == nil {
 		return
 	}
-	text := err.Error()
-	if i := strings.LastIndex(text, policy.ErrPattern.Error()+": "); i >= 0 {
-		text = text[i+len(policy.ErrPattern.Error())+2:]
-	}
 	hint, replacement := "write it like /orders, /orders/* or /orders/**", ""
 	if !strings.HasPrefix(pattern, "/") && policy.ValidPattern("/"+pattern) == nil {
 		replacement = "/" + pattern
 		hint = fmt.Sprintf("write `%s`", replacement)
 	}
-	v.at(path, flaw{code: fault.MeshValue, message: fmt.Sprintf("`%s` is not a path pattern", clip(pattern)), label: text, hint: hint, replacement: replacement})
+	v.at(path, flaw{code: fault.MeshValue, message: fmt.Sprintf("`%s` is not a path pattern", clip(pattern)), label: flawOf(err), hint: hint, replacement: replacement})
 }
 
 // address checks one address; ok says that it is there and well formed.
