@@ -48,7 +48,7 @@ func whole() *snapshot.Snapshot {
 			},
 			{
 				Name: "back", ID: id("back"), RunsOn: []string{"two"}, RunsAs: snapshot.RunsAs{Systemd: "secret-unit.service"},
-				Inbound: &snapshot.Inbound{Listen: ":9443", App: "unix:/run/secret.sock", Protocol: "http", AppHTTP2: true},
+				Inbound: &snapshot.Inbound{Listen: ":9443", App: "unix:/run/secret.sock", Protocol: "http", AppHTTP2: true, Probe: &snapshot.Probe{Path: "/secret/health", Method: "HEAD"}},
 			},
 			{Name: "both", ID: id("both"), RunsOn: []string{"one", "two"}, RunsAs: snapshot.RunsAs{User: "both"}, Inbound: &snapshot.Inbound{Listen: ":9444", App: "127.0.0.1:1", Protocol: "tcp"}},
 		},
@@ -123,6 +123,9 @@ func TestSliceIsTheHostsOwn(t *testing.T) {
 				t.Errorf("%s: the route leads to %v", host, g.Routes[0].Endpoints)
 			}
 		}
+	}
+	if p := s.For("two", ends).Services[0].Inbound.Probe; p == nil || p.Path != "/secret/health" || p.Method != "HEAD" {
+		t.Errorf("back's host is told of the probe %+v", p)
 	}
 	if diff := cmp.Diff(before, s, identical); diff != "" {
 		t.Errorf("the whole was changed:\n%s", diff)
@@ -297,6 +300,7 @@ func TestDecodeRefuses(t *testing.T) {
 		"unknown in a service":    {replaced(`"runs_as":{`, `"runs_as":{"pid":1,`), nil},
 		"unknown in a rule":       {replaced(`"target":"back"`, `"target":"back","unless":1`), nil},
 		"unknown in a route":      {replaced(`"policy_target"`, `"limit":1,"policy_target"`), nil},
+		"unknown in a probe":      {replaced(`"path":"/secret/health"`, `"path":"/secret/health","query":"x"`), nil},
 		"unknown in a key":        {replaced(`"digest"`, `"from":"x","digest"`), nil},
 		"administrators":          {replaced(`"revision":5`, `"revision":5,"admins":[]`), nil},
 		"trust domain":            {replaced(`"shop.example","leaf`, `"Shop","leaf`), nil}, "no trust domain": {replaced(`"trust_domain":"shop.example",`, ``), nil},

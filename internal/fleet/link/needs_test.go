@@ -22,11 +22,17 @@ func TestNeeds(t *testing.T) {
 		"inbound": {snapshot.Snapshot{Services: []snapshot.Service{{Inbound: &snapshot.Inbound{WebSocket: ws}}}}, []string{link.WebSocket}},
 		"calls":   {snapshot.Snapshot{Services: []snapshot.Service{{Outbound: []snapshot.Outbound{{WebSocket: ws}}}}}, []string{link.WebSocket}},
 		"route":   {snapshot.Snapshot{Gateways: []snapshot.Gateway{{Routes: []snapshot.Route{{WebSocket: ws}}}}}, []string{link.WebSocket}},
+		"probe":   {snapshot.Snapshot{Services: []snapshot.Service{{}, {Inbound: &snapshot.Inbound{Probe: &snapshot.Probe{}}}}}, []string{link.Verify}},
 
 		"tokens":   {snapshot.Snapshot{Issuers: []snapshot.Issuer{{}}}, []string{link.Tokens}},
 		"redirect": {snapshot.Snapshot{Gateways: []snapshot.Gateway{{Redirect: &snapshot.Redirect{}}}}, []string{link.EdgeFront}},
 		"HSTS":     {snapshot.Snapshot{Gateways: []snapshot.Gateway{{}, {HSTS: "x"}}}, []string{link.EdgeFront}},
-		"proxies":  {snapshot.Snapshot{Gateways: []snapshot.Gateway{{Proxies: &snapshot.Proxies{}}}}, []string{link.EdgeFront}},
+		"all of it": {snapshot.Snapshot{
+			Issuers:  []snapshot.Issuer{{}},
+			Services: []snapshot.Service{{Inbound: &snapshot.Inbound{Probe: &snapshot.Probe{}, WebSocket: ws}}},
+			Gateways: []snapshot.Gateway{{HSTS: "x"}},
+		}, []string{link.EdgeFront, link.Tokens, link.Verify, link.WebSocket}},
+		"proxies": {snapshot.Snapshot{Gateways: []snapshot.Gateway{{Proxies: &snapshot.Proxies{}}}}, []string{link.EdgeFront}},
 	} {
 		if d := cmp.Diff(tt.want, link.Needs(&tt.s)); d != "" {
 			t.Errorf("%s: %s", name, d)
