@@ -1,4 +1,7 @@
 package ca
 
-// Lint is lint, for what the authority itself never makes.
-var Lint = lint
+// Lint is lint, and LintProbe lintProbe, for what the authority itself never makes.
+var (
+	Lint      = lint
+	LintProbe = lintProbe
+)

@@ -51,7 +51,7 @@ func lint(leaf, parent *x509.Certificate, want Template) error {
 	case leaf.SerialNumber.Sign() <= 0 || leaf.SerialNumber.BitLen() > 128:
 		return errors.New("the serial number is not a positive number of 128 bits")
 	}
-	return errors.Join(lintTimes(leaf, parent, want), lintIssuer(leaf, parent), lintNames(leaf, want), lintExtensions(leaf))
+	return errors.Join(lintTimes(leaf, parent, want), lintIssuer(leaf, parent), lintNames(leaf, want), lintExtensions(leaf, leafExtensions()))
 }
 
 func lintTimes(leaf, parent *x509.Certificate, want Template) error {
@@ -80,8 +80,7 @@ func lintNames(leaf *x509.Certificate, want Template) error {
 	return nil
 }
 
-func lintExtensions(leaf *x509.Certificate) error {
-	expected := leafExtensions()
+func lintExtensions(leaf *x509.Certificate, expected map[string]bool) error {
 	for _, e := range leaf.Extensions {
 		critical, ok := expected[e.Id.String()]
 		if !ok || critical != e.Critical {

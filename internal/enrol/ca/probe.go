@@ -1,7 +1,6 @@
 package ca
 
 import (
-	"bytes"
 	"crypto"
 	"crypto/x509"
 	"crypto/x509/pkix"
@@ -128,29 +127,43 @@ func signProbe(tbs, parent *x509.Certificate, want ProbeTemplate, key crypto.Sig
 }
 
 // lintProbe reads a signed certificate as a stranger would. It holds what keeps it
-// from being good for anything: the extension, that it is no CA's, and its times.
+// from being good for anything, the extension, that it is no CA's and its times, and
+// that nothing is wrong with it but its flaw.
 func lintProbe(leaf, parent *x509.Certificate, want ProbeTemplate, now time.Time) error {
 	pub, ok := leaf.PublicKey.(interface{ Equal(crypto.PublicKey) bool })
-	oid := identity.OIDProbe()
-	names := 1
-	if want.Flaw == TwoNames {
-		names = 2
+	names, usage := []string{want.ID.String()}, []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}
+	switch want.Flaw {
+	case TwoNames:
+		names = append(names, want.Second.String())
+	case WrongUsage:
+		usage = usage[:1]
 	}
 	switch {
-	case !identity.IsProbe(leaf) || !slices.ContainsFunc(leaf.Extensions, func(e pkix.Extension) bool { return e.Id.Equal(oid) && e.Critical }):
-		return errors.New("the critical extension for probes is missing")
+	case !identity.IsProbe(leaf):
+		return errors.New("the extension for probes is missing")
 	case !ok || !pub.Equal(want.PublicKey):
 		return errors.New("the public key is another")
 	case leaf.IsCA || !leaf.BasicConstraintsValid || leaf.KeyUsage != x509.KeyUsageDigitalSignature:
 		return errors.New("it could sign certificates")
-	case leaf.NotAfter.Sub(leaf.NotBefore) > ProbeTTL+backdate+time.Second || leaf.NotAfter.After(now.Add(2*ProbeTTL)):
-		return fmt.Errorf("it lives for %s, until %s", leaf.NotAfter.Sub(leaf.NotBefore), stamp(leaf.NotAfter))
-	case len(leaf.URIs) != names || leaf.URIs[0].String() != want.ID.String():
+	case !slices.Equal(leaf.ExtKeyUsage, usage) || len(leaf.UnknownExtKeyUsage) > 0:
+		return errors.New("the extended key usage is another")
+	case !slices.EqualFunc(leaf.URIs, names, func(u *url.URL, name string) bool { return u.String() == name }):
 		return errors.New("the names are others")
 	case len(leaf.DNSNames)+len(leaf.IPAddresses)+len(leaf.EmailAddresses)+len(leaf.Subject.Names) > 0:
 		return errors.New("there is a name that nobody asked for")
-	case !bytes.Equal(leaf.AuthorityKeyId, parent.SubjectKeyId):
-		return errors.New("issuer and key identifiers do not fit")
 	}
-	return leaf.CheckSignatureFrom(parent)
+	extensions := leafExtensions()
+	extensions[identity.OIDProbe().String()] = true
+	return errors.Join(lintProbeTimes(leaf, want.Flaw, now), lintIssuer(leaf, parent), lintExtensions(leaf, extensions))
+}
+
+func lintProbeTimes(leaf *x509.Certificate, flaw Flaw, now time.Time) error {
+	life := leaf.NotAfter.Sub(leaf.NotBefore)
+	if life <= 0 || life > ProbeTTL+backdate+time.Second || leaf.NotAfter.After(now.Add(2*ProbeTTL)) {
+		return fmt.Errorf("it lives for %s, until %s", life, stamp(leaf.NotAfter))
+	}
+	if leaf.NotAfter.Before(now) != (flaw == Expired) || leaf.NotBefore.After(now) != (flaw == NotYetValid) {
+		return fmt.Errorf("it begins %s and ends %s", stamp(leaf.NotBefore), stamp(leaf.NotAfter))
+	}
+	return nil
 }
