@@ -34,19 +34,19 @@ func TestOneChokePoint(t *testing.T) {
 			ast.Inspect(fn, func(n ast.Node) bool {
 				switch n := n.(type) {
 				case *ast.SelectorExpr:
-					if n.Sel.Name == "SignX509" || n.Sel.Name == "SignJWT" {
+					if n.Sel.Name == "SignX509" || n.Sel.Name == "SignJWT" || n.Sel.Name == "SignProbe" {
 						calls[n.Sel.Name] = append(calls[n.Sel.Name], fn.Name.Name)
 					}
 				case *ast.CompositeLit:
-					if id, ok := n.Type.(*ast.Ident); ok && id.Name == "Permission" && len(n.Elts) > 0 {
-						calls["Permission"] = append(calls["Permission"], fn.Name.Name)
+					if id, ok := n.Type.(*ast.Ident); ok && (id.Name == "Permission" || id.Name == "probePermission") && len(n.Elts) > 0 {
+						calls[id.Name] = append(calls[id.Name], fn.Name.Name)
 					}
 				}
 				return true
 			})
 		}
 	}
-	for what, where := range map[string]string{"SignX509": "signX509", "SignJWT": "signJWT", "Permission": "decide"} {
+	for what, where := range map[string]string{"SignX509": "signX509", "SignJWT": "signJWT", "SignProbe": "IssueProbe", "Permission": "decide", "probePermission": "decideProbe"} {
 		if got := calls[what]; len(got) != 1 || got[0] != where {
 			t.Errorf("%s is used in %v, want %s alone", what, got, where)
 		}

@@ -57,6 +57,10 @@ func (r *Registrar) IssueProbe(ctx context.Context, host string, id identity.ID,
 	if err := r.cfg.Registry.Issue(ctx, rec, e); err != nil {
 		return nil, fmt.Errorf("issue a probe as %s: not recorded, so not released: %w", id, err)
 	}
+	// As with release: the verification may have ended while the registry wrote.
+	if _, reason, err := r.decideProbe(host, id, flaw); err != nil {
+		return nil, r.refuse(ctx, KindProbe, host, id, reason, err)
+	}
 	return chain, nil
 }
 
