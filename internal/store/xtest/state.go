@@ -177,7 +177,9 @@ func testCertificates(t *testing.T, db Database) {
 	}
 	live, ended, other := record("01", time.Hour), record("02", -time.Second), record("03", 2*time.Hour)
 	other.Kind, other.NotBefore = enrol.KindJWT, noon
-	for _, r := range []enrol.Record{other, live, ended} {
+	probe := record("04", 5*time.Minute)
+	probe.Kind, probe.NotBefore = enrol.KindProbe, noon.Add(time.Second) // may not have begun
+	for _, r := range []enrol.Record{probe, other, live, ended} {
 		if err := s.Issue(t.Context(), r, Event(audit.SVIDIssued)); err != nil {
 			t.Fatal(err)
 		}
@@ -189,11 +191,11 @@ func testCertificates(t *testing.T, db Database) {
 		t.Error(err)
 	}
 	got, err := s.Certificates(t.Context(), noon)
-	if diff := cmp.Diff([]enrol.Record{live, other}, got, cmp.AllowUnexported(identity.ID{})); err != nil || diff != "" {
+	if diff := cmp.Diff([]enrol.Record{live, other, probe}, got, cmp.AllowUnexported(identity.ID{})); err != nil || diff != "" {
 		t.Errorf("Certificates (%v):\n%s", err, diff)
 	}
-	if n := Verified(t, s)[s.LogName()]; n != 4 {
-		t.Errorf("%d events, want 4", n)
+	if n := Verified(t, s)[s.LogName()]; n != 5 {
+		t.Errorf("%d events, want 5", n)
 	}
 }
 
