@@ -177,7 +177,7 @@ func TestCleanRequest(t *testing.T) {
 	t.Parallel()
 	in := http.Header{
 		"Accept": {"a"}, "Connection": {"te"}, "Te": {"gzip, Trailers"}, "Keep-Alive": {"1"}, "X-Forwarded-For": {"1.1.1.1"}, "X-Forwarded-Host": {"a", "b"},
-		"X-Forwarded-Client-Cert": {"x"}, "Parley-Caller": {"x"}, "Forwarded": {"x"}, "X-Real-Ip": {"x"}, "X-Spiffe-Id": {"x"}, "Host": {"x"}, "Content-Length": {"1"}, "Authorization": {"x"},
+		"X-Forwarded-Client-Cert": {"x"}, "Parley-Caller": {"x"}, "Parley-Probe": {"forwarded"}, "Forwarded": {"x"}, "X-Real-Ip": {"x"}, "X-Spiffe-Id": {"x"}, "Host": {"x"}, "Content-Length": {"1"}, "Authorization": {"x"},
 	}
 	want := http.Header{"Accept": {"a"}, "Te": {"trailers"}, "Authorization": {"x"}}
 	if d := cmp.Diff(want, route.CleanRequest(in, false)); d != "" {
@@ -191,7 +191,7 @@ func TestCleanRequest(t *testing.T) {
 
 func TestCleanResponse(t *testing.T) {
 	t.Parallel()
-	in := http.Header{"Server": {"a"}, "Connection": {"x-private"}, "X-Private": {"1"}, "Parley-Decision": {"ID"}, "Set-Cookie": {"a", "b"}, "Transfer-Encoding": {"chunked"}}
+	in := http.Header{"Server": {"a"}, "Connection": {"x-private"}, "X-Private": {"1"}, "Parley-Decision": {"ID"}, "Parley-Probe": {"answered"}, "Set-Cookie": {"a", "b"}, "Transfer-Encoding": {"chunked"}}
 	app, mesh := http.Header{}, http.Header{}
 	route.CleanResponse(app, in, false)
 	route.CleanResponse(mesh, in, true)
@@ -199,7 +199,7 @@ func TestCleanResponse(t *testing.T) {
 	if d := cmp.Diff(want, app); d != "" {
 		t.Error(d)
 	}
-	want["Parley-Decision"] = []string{"ID"}
+	want["Parley-Decision"], want["Parley-Probe"] = []string{"ID"}, []string{"answered"}
 	if d := cmp.Diff(want, mesh); d != "" {
 		t.Error(d)
 	}
@@ -209,7 +209,7 @@ func TestResponseTrailers(t *testing.T) {
 	t.Parallel()
 	for name, want := range map[string]bool{
 		"Grpc-Status": true, "X-Request-Id": true, "X_metadata-Bin": true, "Traceparent": true,
-		"Parley-Decision": false, "X-Forwarded-For": false, "Connection": false, "Transfer-Encoding": false, "Content-Length": false, "Set-Cookie": false,
+		"Parley-Decision": false, "Parley-Probe": false, "X-Forwarded-For": false, "Connection": false, "Transfer-Encoding": false, "Content-Length": false, "Set-Cookie": false,
 	} {
 		if got := route.ResponseTrailerAllowed(name, false); got != want {
 			t.Errorf("%s: %v", name, got)
