@@ -10,13 +10,15 @@ import (
 	"github.com/parleymesh/parley/internal/identity"
 )
 
-// conn lies under each *tls.Conn of this package: it keeps what is known of the
+// conn lies under each *tls.Conn of this package, and is a connection without TLS
+// that a Listener let in: it keeps what is known of the
 // connection, and runs what waits for its end.
 type conn struct {
 	net.Conn
 	peer  call.Peer
 	tls   call.TLS
 	local *identity.Credential // presented by a Dialer
+	plain bool                 // it came without TLS
 
 	cut  atomic.Bool
 	mu   sync.Mutex // guards what follows
@@ -98,7 +100,7 @@ func Abort(c net.Conn) {
 	_ = c.Close()
 }
 
-// Withdrawn says that CloseRefused cut c.
+// Withdrawn says that CloseRefused or EndPlaintext cut c.
 func Withdrawn(c net.Conn) bool {
 	w := unwrap(c)
 	return w != nil && w.cut.Load()

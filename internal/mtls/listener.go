@@ -50,6 +50,10 @@ type ListenerConfig struct {
 	// MaxOpen, where set, is how many connections of one peer may be open at once;
 	// the zero ID stands for all who proved no identity. One more is closed.
 	MaxOpen func(peer identity.ID) int
+	// Silence is how long a listener that observes waits for the first byte, before it
+	// takes the peer for one without TLS that lets the server speak first. Zero is for
+	// protocols in which nobody does.
+	Silence time.Duration
 }
 
 // A Listener shakes hands concurrently, so that a slow peer delays nobody else. It is
@@ -59,7 +63,7 @@ type Listener struct {
 	tls   *tls.Config
 	cfg   ListenerConfig
 
-	ready   chan *tls.Conn
+	ready   chan net.Conn
 	ctx     context.Context // ends with Close
 	cancel  context.CancelFunc
 	wg      sync.WaitGroup // the accept loop and every handshake
@@ -70,6 +74,8 @@ type Listener struct {
 	underway []*shake            // oldest first
 	open     map[identity.ID]int // where cfg.MaxOpen is set
 	err      error               // why the accept loop ended
+	until    time.Time           // see Observe
+	plain    map[*conn]bool      // those open without TLS
 }
 
 // A shake is one handshake under way.
@@ -79,8 +85,9 @@ type shake struct {
 	evicted bool
 }
 
-// NewListener wraps inner: Accept yields *tls.Conn whose handshake is complete.
-// Handshakes run without waiting for Accept. When cfg.MaxHandshakes() are under
+// NewListener wraps inner: Accept yields *tls.Conn whose handshake is complete, and
+// while the listener observes also connections of which Plaintext holds. Handshakes
+// run without waiting for Accept. When cfg.MaxHandshakes() are under
 // way, the oldest gives way if it has taken longer than a second; otherwise new
 // connections wait in the kernel. Close ends the handshakes under way.
 func NewListener(inner net.Listener, config *tls.Config, cfg ListenerConfig) *Listener {
@@ -90,7 +97,7 @@ func NewListener(inner net.Listener, config *tls.Config, cfg ListenerConfig) *Li
 	if cfg.MaxHandshakes == nil {
 		cfg.MaxHandshakes = func() int { return MaxHandshakes }
 	}
-	l := &Listener{inner: inner, tls: config, cfg: cfg, ready: make(chan *tls.Conn)}
+	l := &Listener{inner: inner, tls: config, cfg: cfg, ready: make(chan net.Conn)}
 	l.room = sync.NewCond(&l.mu)
 	l.ctx, l.cancel = context.WithCancel(context.Background())
 	l.wg.Add(1)
@@ -212,26 +219,29 @@ func (l *Listener) leave(s *shake) (evicted bool) {
 func (l *Listener) serve(s *shake) {
 	defer l.wg.Done()
 	defer l.pending.Add(-1)
-	w := &conn{Conn: s.raw}
-	c := tls.Server(w, l.tls)
-	_ = s.raw.SetDeadline(l.cfg.Clock.Now().Add(l.cfg.Timeout))
-	err := c.HandshakeContext(l.ctx)
+	limit := l.cfg.Clock.Now().Add(l.cfg.Timeout)
+	_ = s.raw.SetDeadline(limit)
+	w, peer, err := &conn{Conn: s.raw}, call.Peer{}, error(nil)
+	plain := false
+	if l.Observes() {
+		if w.Conn, plain, err = l.look(s, limit); plain {
+			plain = l.enrol(w) // one that comes too late fails its handshake
+		}
+	}
+	var c net.Conn = w
+	if !plain && err == nil {
+		t := tls.Server(w, l.tls)
+		if err = t.HandshakeContext(l.ctx); err == nil {
+			w.learn(t.ConnectionState())
+		} else {
+			peer, _ = Facts(t.ConnectionState())
+		}
+		c = t
+	}
 	evicted := l.leave(s)
 	if err == nil && l.ctx.Err() == nil {
 		_ = s.raw.SetDeadline(time.Time{})
-		w.learn(c.ConnectionState())
-		if !l.admit(w) {
-			_ = c.Close()
-			return
-		}
-		if l.cfg.Conns != nil && !w.peer.ID.IsZero() {
-			w.onClose(l.cfg.Conns.Track(c, w.peer.ID))
-		}
-		select {
-		case l.ready <- c:
-		case <-l.ctx.Done():
-			_ = c.Close()
-		}
+		l.yield(c, w)
 		return
 	}
 	if l.ctx.Err() != nil {
@@ -241,13 +251,28 @@ func (l *Listener) serve(s *shake) {
 	if evicted {
 		err = ErrCrowded
 	}
-	peer, _ := Facts(c.ConnectionState())
 	// A peer that left by itself was not refused: a probe of the port, or a
 	// client that did not need the connection after all.
 	if l.cfg.Refused != nil && !left(err) {
 		l.cfg.Refused(addrPort(s.raw.RemoteAddr()), err, peer)
 	}
 	l.linger(w)
+}
+
+// yield hands c, which lies over w, to Accept.
+func (l *Listener) yield(c net.Conn, w *conn) {
+	if !l.admit(w) {
+		_ = c.Close()
+		return
+	}
+	if l.cfg.Conns != nil && !w.peer.ID.IsZero() {
+		w.onClose(l.cfg.Conns.Track(c, w.peer.ID))
+	}
+	select {
+	case l.ready <- c:
+	case <-l.ctx.Done():
+		_ = c.Close()
+	}
 }
 
 // admit counts a connection of its peer, until it is closed, and says whether there
