@@ -196,8 +196,12 @@ free: that is parley apply --dry-run.`,
 			if err != nil {
 				return err
 			}
+			now := a.clock.Now()
+			if err := mesh.CheckDates(f, now); err != nil {
+				return err
+			}
 			found := []api.Finding{}
-			for _, x := range mesh.Findings(f) {
+			for _, x := range mesh.Findings(f, now) {
 				found = append(found, api.Finding{Code: x.Kind, File: x.File, Line: x.Line, Message: x.Message, Help: x.Hint})
 			}
 			if a.term.JSON() {

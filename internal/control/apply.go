@@ -39,6 +39,11 @@ func (s *Server) apply(ctx context.Context, c change) (*api.ApplyResult, error) 
 	if err != nil {
 		return nil, err
 	}
+	if c.rollbackOf == 0 { // what was is taken back as it is: a date that is over lets nobody in
+		if err := mesh.CheckDates(file, s.cfg.Clock.Now()); err != nil {
+			return nil, err
+		}
+	}
 	ports, err := mesh.AssignPorts(file, head.Ports)
 	if err != nil {
 		return nil, err
@@ -140,7 +145,7 @@ func (s *Server) compile(ctx context.Context, file *mesh.File, rev *Revision) (*
 // compare says what file would change. A file whose name and bytes are the
 // head's is unchanged: rev then becomes the head's number.
 func compare(head *Revision, file *mesh.File, rev *Revision) *api.ApplyResult {
-	result := &api.ApplyResult{Previous: head.Number, Findings: findings(mesh.Findings(file)), Ports: portList(rev.Ports)}
+	result := &api.ApplyResult{Previous: head.Number, Findings: findings(mesh.Findings(file, rev.Applied)), Ports: portList(rev.Ports)}
 	if head.Number > 0 && head.Name == rev.Name && bytes.Equal(head.Text, rev.Text) {
 		result.Unchanged = true
 		rev.Number = head.Number

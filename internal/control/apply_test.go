@@ -2,9 +2,12 @@ package control_test
 
 import (
 	"errors"
+	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -254,6 +257,41 @@ func TestRollbackAppliesTheOldText(t *testing.T) {
 		if _, err := h.client.Rollback(t.Context(), api.RollbackRequest{To: to}); len(fault.All(err)) != 1 {
 			t.Errorf("rollback to %d: %v", to, err)
 		}
+	}
+}
+
+// A date that is over is refused of a new file and taken back of an old one, since it
+// lets nobody in.
+func TestApplyHoldsDatesAgainstTheClock(t *testing.T) {
+	t.Parallel()
+	h := applied(t)
+	until := func(at time.Time) string {
+		return strings.Replace(meshFile, "protocol: http}", fmt.Sprintf("protocol: http, plaintext: observe, plaintext_until: %q}", at.UTC().Format(time.RFC3339)), 1)
+	}
+	for what, text := range map[string]string{"ended": until(time.Now().Add(-time.Minute)), "180 days": until(time.Now().Add(200 * 24 * time.Hour))} {
+		_, err := h.client.Apply(t.Context(), request(text))
+		if f := fault.All(err); len(f) != 1 || f[0].Code != fault.MeshContradicts || f[0].Line != 8 || !strings.Contains(f[0].Message, what) || f[0].Hint == "" {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	soon := time.Now().Add(2 * time.Second)
+	got, err := h.client.Apply(t.Context(), request(until(soon)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got.Access.Wider != 1 || !slices.ContainsFunc(got.Findings, func(f api.Finding) bool { return f.Code == "plaintext_observed" && f.Line > 0 }) {
+		t.Errorf("result %+v", got)
+	}
+	if _, err := h.client.Apply(t.Context(), request(meshFile)); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(time.Until(soon))
+	got, err = h.client.Rollback(t.Context(), api.RollbackRequest{To: 2})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !slices.ContainsFunc(got.Findings, func(f api.Finding) bool { return f.Code == "plaintext_over" }) {
+		t.Errorf("result %+v", got)
 	}
 }
 

@@ -60,6 +60,8 @@ type RuntimeStatus struct {
 	Listeners []api.ListenerStatus
 	// Hosts are those of the mesh file.
 	Hosts []api.HostStatus
+	// Plaintext are the services that let callers in without TLS.
+	Plaintext []api.PlaintextStatus
 	// Edges are those that calls were seen on in the last EdgesPeriod.
 	Edges []api.EdgeStatus
 	Audit api.AuditStatus

@@ -35,7 +35,7 @@ func (o operations) GetStatus(ctx context.Context, _ api.GetStatusRequestObject)
 		if file, err = mesh.Parse(head.Name, head.Text); err != nil {
 			found = append(found, api.Finding{Code: "revision_unreadable", Message: fmt.Sprintf("revision %d is no longer valid: %v", head.Number, err), Help: "apply a corrected file: parley apply"})
 		} else {
-			for _, f := range findings(mesh.Findings(file)) {
+			for _, f := range findings(mesh.Findings(file, o.cfg.Clock.Now())) {
 				f.Expected = run.Expected[f.Code]
 				found = append(found, f)
 			}
@@ -52,7 +52,7 @@ func (o operations) GetStatus(ctx context.Context, _ api.GetStatusRequestObject)
 		Version: o.cfg.Version.Version, Now: o.cfg.Clock.Now().UTC(), Since: run.Since.UTC(),
 		TrustDomain: o.cfg.TrustDomain.String(), Revision: run.Revision,
 		Applied: head.Applied.UTC(), AppliedBy: head.Actor,
-		CA: list(run.CA), Services: list(run.Services), Gateways: list(run.Gateways), Listeners: list(run.Listeners), Hosts: run.Hosts, Bans: bans,
+		CA: list(run.CA), Services: list(run.Services), Gateways: list(run.Gateways), Listeners: list(run.Listeners), Hosts: run.Hosts, Bans: bans, Plaintext: run.Plaintext,
 		Edges: edges(file, run.Edges), EdgesPeriod: int64(EdgesPeriod / time.Second),
 		Audit: run.Audit, Findings: list(found[:min(len(found), maxFindings)]),
 	}, nil

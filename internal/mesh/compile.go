@@ -101,7 +101,8 @@ func (c *compiler) service(name string, s *Service) snapshot.Service {
 		out.Inbound = &snapshot.Inbound{
 			Listen: c.address(in.Listen).String(), App: c.address(in.App).reach(),
 			Protocol: in.Protocol, AppHTTP2: in.AppProtocol == "http2", WebSocket: in.webSocket(),
-			Probe: (*snapshot.Probe)(in.Probe.clone()),
+			Probe:          (*snapshot.Probe)(in.Probe.clone()),
+			PlaintextUntil: in.plaintextUntil(),
 		}
 	}
 	for _, to := range s.Calls {

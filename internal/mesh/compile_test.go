@@ -74,7 +74,7 @@ func TestGood(t *testing.T) {
 			var b strings.Builder
 			enc := json.NewEncoder(&b)
 			enc.SetIndent("", "  ")
-			for _, v := range []any{s, mesh.Findings(f)} {
+			for _, v := range []any{s, mesh.Findings(f, day)} {
 				if err := enc.Encode(v); err != nil {
 					t.Fatal(err)
 				}

@@ -140,6 +140,7 @@ func (d *differ) services() {
 		switch {
 		case old == nil:
 			d.add(Added, "service", name, fmt.Sprintf("new identity spiffe://%s/%s", d.new.TrustDomain, name), "")
+			d.plaintext(name, nil, new.Inbound)
 		case new == nil:
 			d.add(Removed, "service", name, fmt.Sprintf("identity spiffe://%s/%s is gone", d.old.TrustDomain, name), "")
 		default:
@@ -170,9 +171,12 @@ func (d *differ) inbound(name string, old, new *Inbound) {
 	case old == nil && new == nil:
 	case old == nil:
 		d.add(Changed, "service", name, fmt.Sprintf("inbound: new on %s for %s", new.Listen, new.App), "")
+		d.plaintext(name, nil, new)
 	case new == nil:
 		d.add(Changed, "service", name, fmt.Sprintf("inbound: %s is gone", old.Listen), "")
+		d.plaintext(name, old, nil)
 	default:
+		d.plaintext(name, old, new)
 		d.changed("service", name, "listen", old.Listen, new.Listen)
 		d.changed("service", name, "app", old.App, new.App)
 		d.changed("service", name, "protocol", old.Protocol, new.Protocol)

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 )
 
 // A Finding is something in a valid mesh file that is probably not meant, or
@@ -14,7 +15,7 @@ type Finding struct {
 	// Kind is a stable name: nobody_may_call, call_without_rule,
 	// rule_without_call, redundant_rule, unreachable_route, public_route,
 	// app_on_all_interfaces, app_off_loopback, same_workload, exe_without_user,
-	// unused_issuer, apart_by_exe.
+	// unused_issuer, apart_by_exe, plaintext_observed, plaintext_over.
 	Kind    string `json:"kind"`
 	Message string `json:"message"`
 	// Hint is what to do about it.
@@ -25,9 +26,9 @@ type Finding struct {
 
 // Findings looks for rules and routes without effect, services nobody may call,
 // calls that policy refuses, plaintext that others can reach, and services whose
-// processes cannot be told apart. They come in order of place.
-func Findings(f *File) []Finding {
-	l := &finder{f: f, c: newComparer(), called: map[string]bool{}}
+// processes cannot be told apart, as of now. They come in order of place.
+func Findings(f *File, now time.Time) []Finding {
+	l := &finder{f: f, now: now, c: newComparer(), called: map[string]bool{}}
 	for name, g := range f.Gateways {
 		l.gateway(name, g)
 	}
@@ -45,6 +46,7 @@ func Findings(f *File) []Finding {
 
 type finder struct {
 	f      *File
+	now    time.Time
 	c      *comparer
 	called map[string]bool // "gateway/NAME -> service" for every route
 	found  []Finding
@@ -88,6 +90,7 @@ func (l *finder) service(name string, s *Service) {
 		return
 	}
 	l.app(name, path, s.Inbound)
+	l.plaintext(name, path, s.Inbound)
 	if len(s.Allow) == 0 && !slices.ContainsFunc(slices.Collect(maps.Keys(l.called)), func(e string) bool { return strings.HasSuffix(e, " -> "+name) }) {
 		l.add("nobody_may_call", path, "add an allow entry, or remove inbound", "nobody may call %s", name)
 	}

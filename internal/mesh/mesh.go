@@ -127,6 +127,14 @@ type Inbound struct {
 	// is used: {}. It reaches the application over HTTP/1.1, whatever app_protocol
 	// says. Without it such requests are refused.
 	WebSocket *WebSocket `yaml:"websocket" hint:"write websocket: {}, or leave it out to refuse"`
+	// What becomes of callers without TLS. strict refuses them. observe is for moving a
+	// running service into the mesh: until plaintext_until everybody who reaches the
+	// port without TLS is let in, by no rule and without an identity, is recorded, and
+	// is listed by parley status; callers of the mesh go on as ever.
+	Plaintext string `yaml:"plaintext" schema:"enum=strict|observe,default=strict"`
+	// When observe ends, and the service is strict by itself: a date, which is in it
+	// as a whole and by UTC, or a time of RFC 3339. At most 180 days ahead.
+	PlaintextUntil string `yaml:"plaintext_until" schema:"pattern=^[0-9]{4}-[0-9]{2}-[0-9]{2}"`
 	// A request that does no harm, such as a health check: what `parley verify` may
 	// send to the application itself, as each caller whose rules allow it. Without it,
 	// every probe ends at the sidecar, and so does this request with a query or a body.

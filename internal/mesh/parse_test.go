@@ -168,7 +168,7 @@ func FuzzParse(f *testing.F) {
 			t.Fatalf("differs from itself: %v", changes)
 		}
 		mesh.Diff(nil, file)
-		mesh.Findings(file)
+		mesh.Findings(file, day)
 		for _, target := range first.Services {
 			for _, caller := range first.Members {
 				mesh.Suggest(file, policy.Query{Target: target.Name, Caller: identity.Caller{Workload: caller}, Method: "GET", Path: "/fuzz"})

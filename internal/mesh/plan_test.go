@@ -49,7 +49,7 @@ func TestFindings(t *testing.T) {
 	for _, file := range files(t, "testdata/findings/*.yaml") {
 		t.Run(filepath.Base(file), func(t *testing.T) {
 			var b strings.Builder
-			for _, x := range mesh.Findings(parse(t, string(read(t, file)))) {
+			for _, x := range mesh.Findings(parse(t, string(read(t, file))), day) {
 				fmt.Fprintf(&b, "%s:%d %s: %s\n", x.File, x.Line, x.Kind, x.Message)
 				if x.Hint != "" {
 					fmt.Fprintf(&b, "    %s\n", x.Hint)

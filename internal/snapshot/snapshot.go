@@ -93,6 +93,9 @@ type Inbound struct {
 	// WebSocket lets requests become WebSocket connections; nil refuses it. Its
 	// Origins are for a route only.
 	WebSocket *WebSocket `json:"websocket,omitempty"`
+	// PlaintextUntil is until when callers without TLS are let in and recorded; the
+	// zero time lets none in.
+	PlaintextUntil time.Time `json:"plaintext_until,omitzero"`
 	// Probe is the one request of `parley verify` that reaches the application; nil
 	// lets none.
 	Probe *Probe `json:"probe,omitempty"`

@@ -545,6 +545,31 @@ type NewKey struct {
 	Secret string `json:"secret"`
 }
 
+// PlaintextSource defines model for PlaintextSource.
+type PlaintextSource struct {
+	// Address The IP address of the caller, without its port; empty for all those together that gave way to addresses which were seen later.
+	Address string `json:"address,omitempty,omitzero"`
+
+	// Calls Requests and TCP connections since the agent's start.
+	Calls int64     `json:"calls"`
+	First time.Time `json:"first"`
+
+	// Host Where the service was called, in a mesh of several hosts.
+	Host string    `json:"host,omitempty,omitzero"`
+	Last time.Time `json:"last"`
+}
+
+// PlaintextStatus defines model for PlaintextStatus.
+type PlaintextStatus struct {
+	Service string `json:"service"`
+
+	// Sources Who still came so, those seen last first.
+	Sources []PlaintextSource `json:"sources"`
+
+	// Until When the service is strict by itself.
+	Until time.Time `json:"until"`
+}
+
 // Port Where the application of one service reaches another.
 type Port struct {
 	From string `json:"from"`
@@ -682,6 +707,9 @@ type Status struct {
 
 	// Now The server's clock.
 	Now time.Time `json:"now"`
+
+	// Plaintext The services that let callers in without TLS.
+	Plaintext []PlaintextStatus `json:"plaintext,omitempty,omitzero"`
 
 	// Revision The revision that runs; 0 is none yet.
 	Revision int64           `json:"revision"`

@@ -46,6 +46,9 @@ type Report struct {
 	Findings  []FindingReport  `json:"findings,omitempty"`
 	// Endpoints are where services of the host can be called now.
 	Endpoints []Endpoint `json:"endpoints,omitempty"`
+	// Plaintext are who called services of the host without TLS. It is sent only to a
+	// server that has the capability of that name.
+	Plaintext []PlaintextReport `json:"plaintext,omitempty"`
 }
 
 // The states of a part.
@@ -86,6 +89,18 @@ type FindingReport struct {
 	Help    string `json:"help,omitempty"`
 }
 
+// A PlaintextReport is an address from which a service was called without TLS since
+// the agent's start.
+type PlaintextReport struct {
+	Service string `json:"service"`
+	// Address is without its port, empty for all those together that gave way to
+	// addresses which were seen later.
+	Address string    `json:"address,omitempty"`
+	Count   int64     `json:"count"`
+	First   time.Time `json:"first"`
+	Last    time.Time `json:"last"`
+}
+
 // An Endpoint is one place where a service can be called.
 type Endpoint struct {
 	Service string `json:"service"`
@@ -96,6 +111,8 @@ type Endpoint struct {
 // has: what a snapshot may ask for that an older agent would not enforce, and
 // messages that it would not know.
 const (
+	// Plaintext is to let callers in without TLS until a date, and to report who came so.
+	Plaintext = "plaintext"
 	// Settles says that an agent answers ServerMessage.Settle.
 	Settles = "settle"
 	// EdgeFront is what stands in front of a gateway: redirect, HSTS, trusted proxies.
@@ -114,7 +131,7 @@ const (
 
 // Capabilities are those of this program, in order.
 func Capabilities() []string {
-	return []string{EdgeFront, Settles, Tokens, Verify, WebSocket, Withdraws}
+	return []string{EdgeFront, Plaintext, Settles, Tokens, Verify, WebSocket, Withdraws}
 }
 
 // Needs are the capabilities without which s would not be enforced as it is meant.
@@ -122,6 +139,9 @@ func Needs(s *snapshot.Snapshot) []string {
 	needs := []string{}
 	if slices.ContainsFunc(s.Gateways, func(g snapshot.Gateway) bool { return g.Redirect != nil || g.HSTS != "" || g.Proxies != nil }) {
 		needs = append(needs, EdgeFront)
+	}
+	if slices.ContainsFunc(s.Services, func(v snapshot.Service) bool { return v.Inbound != nil && !v.Inbound.PlaintextUntil.IsZero() }) {
+		needs = append(needs, Plaintext)
 	}
 	if len(s.Issuers) > 0 {
 		needs = append(needs, Tokens)

@@ -2,6 +2,7 @@ package link_test
 
 import (
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -23,6 +24,8 @@ func TestNeeds(t *testing.T) {
 		"calls":   {snapshot.Snapshot{Services: []snapshot.Service{{Outbound: []snapshot.Outbound{{WebSocket: ws}}}}}, []string{link.WebSocket}},
 		"route":   {snapshot.Snapshot{Gateways: []snapshot.Gateway{{Routes: []snapshot.Route{{WebSocket: ws}}}}}, []string{link.WebSocket}},
 		"probe":   {snapshot.Snapshot{Services: []snapshot.Service{{}, {Inbound: &snapshot.Inbound{Probe: &snapshot.Probe{}}}}}, []string{link.Verify}},
+
+		"plaintext": {snapshot.Snapshot{Services: []snapshot.Service{{}, {Inbound: &snapshot.Inbound{PlaintextUntil: time.Unix(1, 0)}}}}, []string{link.Plaintext}},
 
 		"tokens":   {snapshot.Snapshot{Issuers: []snapshot.Issuer{{}}}, []string{link.Tokens}},
 		"redirect": {snapshot.Snapshot{Gateways: []snapshot.Gateway{{Redirect: &snapshot.Redirect{}}}}, []string{link.EdgeFront}},
