@@ -62,6 +62,7 @@ const (
 	ServerStarted     Action = "server.started"  // start of a process, with its version
 	AgentStarted      Action = "agent.started"   //
 	ListenerFailed    Action = "listener.failed" // a listener of the snapshot must not be open
+	PlaintextEnded    Action = "plaintext.ended" // the date came until which a listener let callers in without TLS
 	Gap               Action = "audit.gap"       // events that were lost, numbered
 	Finding           Action = "finding"         // something an operator should look at
 )
@@ -72,7 +73,7 @@ func Actions() []Action {
 		Call, HandshakeRefused, ConnectionRefused, ProcessRefused, WorkloadRefused, WorkloadServed, SVIDIssued, JWTIssued,
 		IssueRefused, CACreated, ConfigApplied, ConfigRolledBack, KeyCreated, KeyRevoked, JoinCreated, HostJoined,
 		JoinRefused, AgentConnected, AgentLost, AgentRefused, IdentityBanned, IdentityUnbanned, MeshVerified, AdminRefused,
-		ServerStarted, AgentStarted, ListenerFailed, Gap, Finding,
+		ServerStarted, AgentStarted, ListenerFailed, PlaintextEnded, Gap, Finding,
 	}
 }
 

@@ -122,12 +122,14 @@ type Request struct {
 	RequestID string
 	Trace     Trace
 
-	Remote  netip.AddrPort // the other side of the connection
-	Client  netip.Addr     // edge: who sent it, as trusted proxies tell; zero where Remote did
-	Peer    Peer           // inbound: the caller's certificate
-	TLS     TLS            // of the accepted connection
-	Process Process        // outbound: who connected
-	Start   time.Time
+	Remote netip.AddrPort // the other side of the connection
+	Client netip.Addr     // edge: who sent it, as trusted proxies tell; zero where Remote did
+	Peer   Peer           // inbound: the caller's certificate
+	TLS    TLS            // of the accepted connection
+	// Plaintext says that an inbound's caller came without TLS: nobody knows who it is.
+	Plaintext bool
+	Process   Process // outbound: who connected
+	Start     time.Time
 
 	// Caller and Verdict are set by gate.
 	Caller  identity.Caller

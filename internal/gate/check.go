@@ -8,6 +8,7 @@ import (
 	"github.com/parleymesh/parley/internal/call"
 	"github.com/parleymesh/parley/internal/gate/authn"
 	"github.com/parleymesh/parley/internal/identity"
+	"github.com/parleymesh/parley/internal/metric"
 )
 
 // Values of WWW-Authenticate (RFC 6750 section 3). Of a token they say that it is
@@ -23,17 +24,19 @@ const (
 // refuses, which ends it, or leaves the verdict to the next.
 type check struct {
 	*state
-	tokens  *authn.Tokens
-	origins *authn.Verifier
-	req     *call.Request
-	now     time.Time
-	said    aside
+	tokens    *authn.Tokens
+	origins   *authn.Verifier
+	seen      *sources
+	plaintext *metric.CounterFamily
+	req       *call.Request
+	now       time.Time
+	said      aside
 }
 
 // Check decides, sets r.Caller and r.Verdict, and returns the latter. The path in
 // r is the one that will be forwarded. Every Check is owed a Done.
 func (g *Gate) Check(r *call.Request) call.Verdict {
-	c := check{state: g.state.Load(), tokens: g.tokens, origins: &g.origins, req: r, now: g.cfg.Clock.Now()}
+	c := check{state: g.state.Load(), tokens: g.tokens, origins: &g.origins, seen: &g.seen, plaintext: g.metrics.plaintext, req: r, now: g.cfg.Clock.Now()}
 	r.Caller = identity.Caller{}
 	v := c.ready(g.failing.Load())
 	if v.Code == "" {
@@ -70,6 +73,9 @@ func (c *check) decide() call.Verdict {
 		c.req.Caller.Workload = c.req.LocalID
 		return call.Verdict{Allow: true, Reason: ReasonOutbound}
 	case call.Inbound:
+		if c.req.Plaintext {
+			return c.observe()
+		}
 		v = c.admit()
 	case call.Edge:
 		v = c.authenticate()

@@ -50,6 +50,7 @@ type Gate struct {
 	state   atomic.Pointer[state]
 	swap    sync.Mutex // held while state is replaced
 	open    openCalls
+	seen    sources // without TLS
 	// floods are the refusals that strangers can repeat at will.
 	floods audit.Throttle[flood]
 	// failing is set while the recorder fails: what cannot be recorded is not

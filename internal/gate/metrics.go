@@ -21,11 +21,12 @@ var classes = [...]string{"none", "1xx", "2xx", "3xx", "4xx", "5xx"}
 // durations are the bounds of request durations, in seconds.
 var durations = []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10}
 
-// metrics are gate's three.
+// metrics are gate's own.
 type metrics struct {
 	requests   *metric.CounterFamily
 	duration   *metric.HistogramFamily
 	handshakes *metric.CounterFamily
+	plaintext  *metric.CounterFamily
 }
 
 func newMetrics(r *metric.Registry) metrics {
@@ -35,6 +36,7 @@ func newMetrics(r *metric.Registry) metrics {
 		duration: r.Histogram("parley_request_duration_seconds", "Time from the first byte of a request to the last of its answer, for TCP the life of the connection.",
 			durations, "source", "destination", "protocol", "end"),
 		handshakes: r.Counter("parley_handshake_failures_total", "TLS peers that were not admitted.", "reason"),
+		plaintext:  r.Counter("parley_plaintext_observed_total", "HTTP requests and TCP connections without TLS that were let in because their service observes them, by service.", "service"),
 	}
 }
 

@@ -24,6 +24,7 @@ const (
 	ReasonRouteChanged      = "route_changed"      // the route is of another revision
 	ReasonUnknownEnd        = "unknown_end"        // a listener that gate does not know: a defect
 	ReasonOutbound          = "outbound"           // the caller's end, which decides nothing
+	ReasonObserved          = "plaintext_observed" // no TLS, and its service observes who comes so
 	ReasonNoIdentity        = "identity_missing"   // a mesh connection without a verified peer
 	ReasonExpired           = "credential_expired" // the peer's certificate ended
 	ReasonBanned            = "banned"             // the peer is banned

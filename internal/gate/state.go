@@ -24,6 +24,8 @@ type state struct {
 	meters *meters
 	// signer signs whom an edge let in, by this revision and these keys.
 	signer *authn.Signer
+	// observed are until when a service lets callers in without TLS.
+	observed map[string]time.Time
 	// former is the state before the newest revision, for requests whose route
 	// was matched just before it came. It has no former of its own. It is forgotten
 	// at until, if that is set.
@@ -82,15 +84,16 @@ func (g *Gate) Apply(snap *snapshot.Snapshot) error {
 	if err != nil {
 		return fmt.Errorf("apply revision %d: %w", snap.Revision, err)
 	}
-	keys, meters := authn.NewKeys(snap.APIKeys), g.metrics.of(snap)
+	keys, meters, observed := authn.NewKeys(snap.APIKeys), g.metrics.of(snap), observed(snap)
 	g.replace(func(s *state) {
 		if s.policy != nil && s.policy.Revision() != snap.Revision {
 			former := *s
 			former.former = nil
 			s.former, s.until = &former, time.Time{}
 		}
-		s.policy, s.keys, s.routes, s.meters, s.signer = set, keys, routes, meters, &authn.Signer{}
+		s.policy, s.keys, s.routes, s.meters, s.signer, s.observed = set, keys, routes, meters, &authn.Signer{}, observed
 	})
+	g.seen.keep(observed)
 	return nil
 }
 

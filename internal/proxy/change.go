@@ -164,6 +164,7 @@ func (c *change) commit() {
 		l := c.listeners[s.name]
 		l.app = s.app
 		l.service.update(s, c.upstreams)
+		p.observe(l, s.plaintextUntil)
 		c.sockets[s.socketKey()].hand(l.feed)
 	}
 	for key, sock := range p.sockets {

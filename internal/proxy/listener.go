@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/parleymesh/parley/internal/call"
 	"github.com/parleymesh/parley/internal/mtls"
@@ -26,6 +27,10 @@ type listener struct {
 	front   net.Listener // feed behind its handshake or attestation
 	pending func() int   // connections that the front has and the service does not yet
 	service service
+	// Of an inbound: where its handshakes are, and until when others than those are let
+	// in. The time is guarded by Proxy.mu and is zero once that is over.
+	tls            *mtls.Listener
+	plaintextUntil time.Time
 }
 
 // A service serves a listener's connections.
@@ -56,9 +61,15 @@ func (p *Proxy) newListener(s *spec, address string, ups map[upstreamKey]upstrea
 		lc := mtls.ListenerConfig{Clock: p.cfg.Clock, Refused: p.refused(s), MaxHandshakes: p.maxHandshakes}
 		if s.end == call.Inbound {
 			lc.Conns = &p.conns
+			if s.protocol == call.TCP {
+				lc.Silence = serverFirst
+			}
 		}
 		front := mtls.NewListener(l.feed, config, lc)
 		l.front, l.pending = front, front.Pending
+		if s.end == call.Inbound {
+			l.tls = front
+		}
 	}
 	if s.protocol == call.HTTP {
 		cfg := web.Config{Gate: p.cfg.Gate, Clock: p.cfg.Clock, Logger: p.cfg.Logger, Joiner: p.relay, Unreadable: p.meters.unreadable(s.name).Inc}
@@ -252,6 +263,7 @@ func (t *tcpService) serve(c net.Conn) {
 	r := t.base
 	r.Start, r.Remote = t.proxy.cfg.Clock.Now(), remote(c)
 	r.Peer, r.TLS = mtls.ConnFacts(c)
+	r.Plaintext = mtls.Plaintext(c)
 	if a, ok := c.(*attested); ok {
 		process, refused := a.Attestation()
 		if refused != nil {

@@ -3,6 +3,7 @@ package proxy
 import (
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/parleymesh/parley/internal/call"
 	"github.com/parleymesh/parley/internal/identity"
@@ -35,6 +36,8 @@ type spec struct {
 	probe  *snapshot.Probe
 	// Of an inbound and an outbound: whether requests may become WebSocket connections.
 	webSocket *snapshot.WebSocket
+	// Of an inbound: until when callers without TLS are let in.
+	plaintextUntil time.Time
 	// Of an outbound: who is called.
 	mesh meshKey
 	// Of an edge, with the revision that its routes are of.
@@ -145,7 +148,7 @@ func inboundSpec(svc *snapshot.Service) *spec {
 			protocol: call.Protocol(in.Protocol), local: svc.Name, localID: svc.ID,
 			runsAs: snapshot.RunsAs{User: svc.RunsAs.User},
 		},
-		target: svc.Name, app: app, probe: in.Probe, webSocket: in.WebSocket,
+		target: svc.Name, app: app, probe: in.Probe, webSocket: in.WebSocket, plaintextUntil: in.PlaintextUntil,
 	}
 }
 

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"fmt"
 	"maps"
 	"slices"
 	"sync"
@@ -104,6 +105,21 @@ func (a *Agent) look(ctx context.Context) error {
 			return err
 		}
 		a.lookAtPorts(ctx)
+		a.endPlaintext()
+	}
+}
+
+// endPlaintext ends what is left without TLS where the time for that is over, and
+// records that it is.
+func (a *Agent) endPlaintext() {
+	for _, e := range a.proxy.PlaintextEnded() {
+		a.cfg.Logger.Info("callers without TLS are not let in any more", "listener", e.Listener, "until", e.Until, "connections_cut", e.Cut)
+		now := a.cfg.Clock.Now()
+		a.Record(&audit.Event{
+			ID: audit.NewID(now), Time: now, Class: audit.Security, Action: audit.PlaintextEnded, Outcome: audit.Success,
+			Message: fmt.Sprintf("the end of observe, %s, has come; %d connections without TLS were cut", e.Until.Format(time.RFC3339), e.Cut),
+			Object:  &audit.Object{Kind: "listener", Name: e.Listener},
+		})
 	}
 }
 

@@ -22,6 +22,7 @@ const (
 	UpstreamClosed    = "upstream_closed"    // it ended the connection in the middle
 	ClientClosed      = "client_closed"      // the caller went away
 	TrustWithdrawn    = "trust_withdrawn"    // an identity at either end left the mesh
+	PlaintextEnded    = "plaintext_ended"    // the caller came without TLS, which is not let in any more
 	NoCredential      = "credential_missing" // we have no certificate to call with
 	IdentityUnsigned  = "identity_unsigned"  // who calls could not be signed for the service
 	IdleTimeout       = "idle_timeout"       // nothing was sent either way for too long
@@ -43,6 +44,20 @@ func (s *Stranger) Error() string { return s.Err.Error() }
 
 // Unwrap is the reason.
 func (s *Stranger) Unwrap() error { return s.Err }
+
+// Cut is why the proxy itself cut one of conns, "" where it did not.
+func Cut(conns ...net.Conn) string {
+	for _, c := range conns {
+		switch {
+		case c == nil || !mtls.Withdrawn(c):
+		case mtls.Plaintext(c):
+			return PlaintextEnded
+		default:
+			return TrustWithdrawn
+		}
+	}
+	return ""
+}
 
 // Failure names err, which came from reaching or using an upstream, and the HTTP
 // status for it.

@@ -25,6 +25,9 @@ const (
 	ForwardedFor   = "X-Forwarded-For"
 	ForwardedProto = "X-Forwarded-Proto"
 	ForwardedHost  = "X-Forwarded-Host"
+	// Plaintext marks a request that came without TLS and with no identity, and was let
+	// in because its service observes who still does so. Its value is "observed".
+	Plaintext = "Parley-Plaintext"
 	// Probe says of an allowed probe of `parley verify` who answered it: the sidecar
 	// (ProbeAnswered), or the application (ProbeForwarded).
 	Probe = "Parley-Probe"

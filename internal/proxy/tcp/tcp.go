@@ -241,13 +241,12 @@ func (s *stream) fail(code string) {
 }
 
 func (s *stream) name(err error, code string) string {
-	switch {
-	case mtls.Withdrawn(s.down) || mtls.Withdrawn(s.up):
-		return route.TrustWithdrawn
-	case code != "":
-		return code
+	if cut := route.Cut(s.down, s.up); cut != "" {
+		return cut
 	}
-	code, _ = route.Failure(err)
+	if code == "" {
+		code, _ = route.Failure(err)
+	}
 	return code
 }
 

@@ -93,7 +93,7 @@ func (x *exchange) begin() {
 		Header:    route.Fields(nil),
 		GRPC:      isGRPC(x.r),
 		RequestID: route.RequestID(x.r.Header[route.RequestIDField]),
-		Remote:    x.conn.remote, Peer: x.conn.peer, TLS: x.conn.tls,
+		Remote:    x.conn.remote, Peer: x.conn.peer, TLS: x.conn.tls, Plaintext: x.conn.plaintext,
 		Start: x.server.cfg.Clock.Now(),
 	}
 	if client, told := route.Client(x.conn.remote.Addr(), x.r.Header[route.ForwardedFor], x.site.Proxies); told {
@@ -160,9 +160,9 @@ func (x *exchange) deny(v call.Verdict) {
 // its response began.
 func (x *exchange) fail(err error) {
 	code, status := route.Failure(err)
-	switch {
-	case x.withdrawn():
-		code, status = route.TrustWithdrawn, http.StatusBadGateway
+	switch cut := x.cut(); {
+	case cut != "":
+		code, status = cut, http.StatusBadGateway
 	case x.r.Context().Err() != nil || code == route.ClientClosed || x.body != nil && x.body.gone.Load():
 		x.finish(route.ClientClosed, 0)
 		panic(http.ErrAbortHandler)
@@ -251,19 +251,13 @@ func (x *exchange) finish(failure string, status int) {
 	x.server.cfg.Gate.Done(&x.req, o)
 }
 
-// withdrawn says that either connection was cut because of who is at its ends.
-func (x *exchange) withdrawn() bool {
-	if mtls.Withdrawn(x.conn.net) {
-		return true
-	}
-	c := x.upstream.get()
-	return c != nil && mtls.Withdrawn(c)
-}
+// cut is why either connection was cut because of who is at its ends, "" where none was.
+func (x *exchange) cut() string { return route.Cut(x.conn.net, x.upstream.get()) }
 
 // lost names a failure in the middle of the response's body.
 func (x *exchange) lost(err error) string {
-	if x.withdrawn() {
-		return route.TrustWithdrawn
+	if cut := x.cut(); cut != "" {
+		return cut
 	}
 	if x.r.Context().Err() != nil {
 		return route.ClientClosed

@@ -143,6 +143,9 @@ func (x *exchange) outgoing(up Upstream, interim *interim) *http.Request {
 	if x.req.Caller.Origin == nil {
 		delete(h, call.IdentityField) // the gate has not verified it
 	}
+	if x.req.Plaintext {
+		h[route.Plaintext] = []string{"observed"}
+	}
 	if len(h["User-Agent"]) == 0 {
 		h["User-Agent"] = []string{""} // otherwise net/http makes one up
 	}

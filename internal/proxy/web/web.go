@@ -226,12 +226,13 @@ func (s *Server) Connections() int { return int(s.conns.Load()) }
 
 // conn is what the requests of one connection share.
 type conn struct {
-	net      net.Conn
-	reading  atomic.Bool // a request's first byte came, and not yet the request
-	attested Attested
-	remote   netip.AddrPort
-	peer     call.Peer
-	tls      call.TLS
+	net       net.Conn
+	reading   atomic.Bool // a request's first byte came, and not yet the request
+	attested  Attested
+	remote    netip.AddrPort
+	peer      call.Peer
+	tls       call.TLS
+	plaintext bool // at a listener that otherwise wants TLS
 }
 
 type connKey struct{}
@@ -240,6 +241,7 @@ func (s *Server) connContext(ctx context.Context, c net.Conn) context.Context {
 	info := &conn{net: c}
 	info.attested, _ = c.(Attested)
 	info.peer, info.tls = mtls.ConnFacts(c)
+	info.plaintext = mtls.Plaintext(c)
 	if tcp, ok := c.RemoteAddr().(*net.TCPAddr); ok {
 		ap := tcp.AddrPort()
 		info.remote = netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
