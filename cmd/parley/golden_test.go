@@ -42,6 +42,7 @@ var questions = []struct {
 	{"status_check", "status --check", "status.json", 1},
 	{"status_wide", "status -o wide", "status.json", 0},
 	{"status_empty", "status --check", "status_empty.json", 0},
+	{"status_plaintext", "status --check", "status_plaintext.json", 1},
 	{"why_denied", "why web payments POST /charge", "why_denied.json", 1},
 	{"why_scope", "why edge web POST /shop/buy", "why_scope.json", 1},
 	{"why_decision", "why 01K3Q8Z4M7QK2V9D3B6H8N5R1T", "why_decision.json", 1},

@@ -47,6 +47,7 @@ func (a *app) writeStatus(s *api.Status) {
 	t.Printf("%s   up %s\n\n", t.Paint(term.Strong, head), term.Span(s.Now.Sub(s.Since)))
 	a.writeEdges(s)
 	a.writeHosts(s)
+	a.writePlaintext(s)
 	if a.flags.output == "wide" {
 		a.writeServices(s)
 		a.writeListeners(s)
@@ -195,6 +196,31 @@ func (a *app) writeHosts(s *api.Status) {
 	}
 	a.term.Table(tab)
 	a.term.Printf("\n")
+}
+
+// writePlaintext shows who still calls without TLS where a service observes that.
+func (a *app) writePlaintext(s *api.Status) {
+	for _, p := range s.Plaintext {
+		words := "let in until"
+		if !s.Now.Before(p.Until) {
+			words = "strict since"
+		}
+		a.term.Printf("  plaintext of %s, %s %s (%s)\n", p.Service, words, term.Stamp(p.Until), term.Relative(p.Until, s.Now))
+		if len(p.Sources) == 0 {
+			a.term.Printf("  nobody came without TLS so far\n\n")
+			continue
+		}
+		tab := &term.Table{Columns: []term.Column{{}, {Title: "CALLER"}, {Title: "CALLS", Right: true}, {Title: "FIRST"}, {Title: "LAST"}, {Title: "ON HOST", Drop: 1}}}
+		for _, c := range p.Sources {
+			address := c.Address
+			if address == "" {
+				address = "(others, longer ago)"
+			}
+			tab.Row(term.Look, address, term.Number(c.Calls), term.Relative(c.First, s.Now), term.Relative(c.Last, s.Now), c.Host)
+		}
+		a.term.Table(tab)
+		a.term.Printf("\n")
+	}
 }
 
 func (a *app) writeListeners(s *api.Status) {

@@ -11,6 +11,7 @@ import (
 	"github.com/parleymesh/parley/internal/call"
 	"github.com/parleymesh/parley/internal/control/api"
 	"github.com/parleymesh/parley/internal/fault"
+	"github.com/parleymesh/parley/internal/gate"
 	"github.com/parleymesh/parley/internal/identity"
 	"github.com/parleymesh/parley/internal/mesh"
 	"github.com/parleymesh/parley/internal/policy"
@@ -162,6 +163,9 @@ func (s *Server) whyEvent(ctx context.Context, file *mesh.File, e *audit.Event) 
 // replay is the question that e answered; false where policy was never asked or
 // the question is not on record.
 func (s *Server) replay(ctx context.Context, e *audit.Event) (q policy.Query, ok bool, err error) {
+	if e.Reason == gate.ReasonObserved {
+		return q, false, nil // no rule was asked
+	}
 	if e.Action != audit.Call || e.Caller == nil || e.Outcome != audit.Allowed && !isPolicyReason(e.Reason) {
 		return q, false, nil
 	}

@@ -132,7 +132,11 @@ func callerStep(e *audit.Event) api.Step {
 }
 
 func channelStep(e *audit.Event) api.Step {
-	if e.TLS == nil {
+	switch {
+	case e.TLS != nil:
+	case e.Call.End == string(call.Inbound):
+		return api.Step{Name: "channel", State: api.StepNone, Text: "plaintext: everybody on its way could read and change it"}
+	default:
 		return api.Step{Name: "channel", State: api.StepNone, Text: "a local connection, before TLS"}
 	}
 	parts := []string{"TLS " + e.TLS.Version}
@@ -222,6 +226,11 @@ func decisionStep(e *audit.Event) api.Step {
 	switch {
 	case e.Outcome == audit.Allowed && e.Call.End == string(call.Outbound):
 		return api.Step{Name: "policy", State: api.StepNone, Text: "the callee's end decides"}
+	case e.Reason == gate.ReasonObserved:
+		return api.Step{
+			Name: "policy", State: api.StepNone, Text: fmt.Sprintf("let in by no rule, since %s observes plaintext", calleeName(e)),
+			Help: "move this caller into the mesh, then remove plaintext: observe from the service",
+		}
 	case e.Outcome == audit.Allowed && rule != "":
 		return api.Step{Name: "policy", State: api.StepOK, Text: rule + " allowed it"}
 	case e.Outcome == audit.Allowed:
@@ -287,6 +296,8 @@ func missText(reason policy.Reason) string {
 
 func gateText(reason string) string {
 	switch reason {
+	case gate.ReasonPlaintext:
+		return "it came without TLS, and the service does not observe plaintext, or not any more"
 	case "credential_expired":
 		return "the caller's certificate ended while its connection was open"
 	case "route_not_found":

@@ -174,6 +174,33 @@ func TestWhyOfADecisionShowsBothEnds(t *testing.T) {
 	}
 }
 
+// A caller without TLS that was let in is explained as one that no rule let in, and
+// no rule is asked about it now.
+func TestWhyOfPlaintext(t *testing.T) {
+	t.Parallel()
+	h := applied(t)
+	e := &audit.Event{
+		Action: audit.Call, Outcome: audit.Allowed, Reason: "plaintext_observed",
+		Call:   &audit.CallFacts{End: "inbound", Protocol: "http", Listener: "orders.inbound", Method: "GET", Path: "/orders/7"},
+		Caller: &audit.Party{Address: "10.0.4.17:51834"}, Callee: &audit.Party{Service: "orders", ID: id(t, "spiffe://shop.example/orders")},
+		Decision: &audit.Decision{Revision: 1},
+	}
+	h.record(t, e)
+	why, err := h.client.Why(t.Context(), api.ExplainParams{Decision: e.ID})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !why.Allow || !why.Decision.Allow || why.Decision.Replayed || why.Rule.ID+why.Nearest.ID != "" || why.FromID != "" || why.To != "orders" {
+		t.Errorf("%+v", why)
+	}
+	if diff := cmp.Diff("identity none, channel none, policy none", states(why.Steps)); diff != "" {
+		t.Error(diff)
+	}
+	if got := text(why.Steps); !strings.Contains(got, "by no rule, since orders observes plaintext") || !strings.Contains(got, "into the mesh") || !strings.Contains(why.Steps[1].Text, "plaintext") {
+		t.Errorf("%+v", why.Steps)
+	}
+}
+
 func TestWhyOfADecisionThatWouldBeAnotherNow(t *testing.T) {
 	t.Parallel()
 	h := applied(t)

@@ -67,6 +67,10 @@ func tame(r *link.Report) {
 	for i := range r.Endpoints {
 		cut(&r.Endpoints[i].Service, &r.Endpoints[i].Address)
 	}
+	r.Plaintext = r.Plaintext[:min(len(r.Plaintext), maxParts)]
+	for i := range r.Plaintext {
+		cut(&r.Plaintext[i].Service, &r.Plaintext[i].Address)
+	}
 }
 
 func cut(texts ...*string) {

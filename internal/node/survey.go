@@ -47,6 +47,34 @@ func (s *survey) fill(st *control.RuntimeStatus) {
 		})
 	}
 	st.Listeners = s.listeners()
+	st.Plaintext = s.plaintext()
+}
+
+// plaintext are the services that let callers in without TLS, with who came so to any
+// host, also to one that is not connected now.
+func (s *survey) plaintext() (out []api.PlaintextStatus) {
+	for _, v := range s.snap.Services {
+		if v.Inbound == nil || v.Inbound.PlaintextUntil.IsZero() {
+			continue
+		}
+		st := api.PlaintextStatus{Service: v.Name, Until: v.Inbound.PlaintextUntil.UTC(), Sources: []api.PlaintextSource{}}
+		for i := range s.hosts {
+			h := &s.hosts[i]
+			for _, p := range h.Report.Plaintext {
+				if p.Service != v.Name || len(s.snap.Hosts) > 0 && !slices.Contains(v.RunsOn, h.Name) {
+					continue // another host's agent has nothing to say of it
+				}
+				src := api.PlaintextSource{Address: p.Address, Calls: p.Count, First: p.First.UTC(), Last: p.Last.UTC()}
+				if len(s.snap.Hosts) > 0 {
+					src.Host = h.Name
+				}
+				st.Sources = append(st.Sources, src)
+			}
+		}
+		slices.SortStableFunc(st.Sources, func(a, b api.PlaintextSource) int { return b.Last.Compare(a.Last) })
+		out = append(out, st)
+	}
+	return out
 }
 
 // revision is the oldest that is in force on a host that is connected: what is not

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net"
+	"slices"
 	"sync"
 	"time"
 
@@ -352,7 +353,7 @@ func (c *Client) Report(r *Report) {
 }
 
 // send sends reports as they come.
-func (c *Client) send(ctx context.Context, s grpc.ClientStream) error {
+func (c *Client) send(ctx context.Context, s *stream) error {
 	var last *Report
 	var said uint64
 	for {
@@ -360,7 +361,7 @@ func (c *Client) send(ctx context.Context, s grpc.ClientStream) error {
 		r, settled, reported := c.report, c.settled, c.reported
 		c.mu.Unlock()
 		if r != nil && r != last {
-			if err := s.SendMsg(&AgentMessage{Report: r}); err != nil {
+			if err := s.SendMsg(&AgentMessage{Report: r.readable(s.capabilities)}); err != nil {
 				return err
 			}
 			last = r
@@ -377,6 +378,17 @@ func (c *Client) send(ctx context.Context, s grpc.ClientStream) error {
 			return s.CloseSend()
 		}
 	}
+}
+
+// readable is r for a server that has these capabilities: a message that it does not
+// know whole it refuses whole.
+func (r *Report) readable(has []string) *Report {
+	if len(r.Plaintext) == 0 || slices.Contains(has, Plaintext) {
+		return r
+	}
+	out := *r
+	out.Plaintext = nil
+	return &out
 }
 
 // call makes one call within its time.

@@ -306,6 +306,7 @@ func TestOlderServer(t *testing.T) {
 		Listeners: []link.ListenerReport{{Name: "l", Address: "a", Protocol: "http", State: link.OK, Note: "n"}},
 		Findings:  []link.FindingReport{{Code: "c", Message: "m", Help: "h"}},
 		Endpoints: []link.Endpoint{{Service: "web", Address: "0.0.0.0:1"}},
+		Plaintext: []link.PlaintextReport{{Service: "web", Count: 1}},
 	})
 	known := map[string]string{
 		"":          "hello report",
@@ -372,4 +373,19 @@ func TestServerThatSaysNothing(t *testing.T) {
 	if up, why := c.State(); up || why == nil {
 		t.Errorf("%v, %v", up, why)
 	}
+}
+
+// One that has the capability is told who came without TLS.
+func TestPlaintextIsReported(t *testing.T) {
+	t.Parallel()
+	ca := xtest.NewCA(t, "shop.example")
+	able := strings.Replace(welcome, `"capabilities":[]`, `"capabilities":["plaintext"]`, 1)
+	d := newDouble(t, ca, must(identity.ServerID(ca.Domain)), scripted(able, wire(t, updateOf(t, ca, "a", 3), nil)))
+	c := d.agent(slog.New(slog.DiscardHandler))
+	u := watched(t, c, 0)
+	c.Report(&link.Report{Generation: u.Generation, Revision: 3, Plaintext: []link.PlaintextReport{{Service: "web", Address: "10.0.0.9", Count: 7}}})
+	d.report("who came", func(r map[string]any) bool {
+		list, _ := r["plaintext"].([]any)
+		return len(list) == 1 && list[0].(map[string]any)["address"] == "10.0.0.9" && list[0].(map[string]any)["count"] == 7.0
+	})
 }

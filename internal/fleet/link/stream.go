@@ -27,6 +27,8 @@ var errSilent = fmt.Errorf("%w: it took the connection and did not say who it is
 type stream struct {
 	grpc.ClientStream
 	stop context.CancelFunc
+	// capabilities are the server's.
+	capabilities []string
 	// renew is when another connection has to take its place: before one of the
 	// certificates that it was opened with ends.
 	renew time.Time
@@ -35,7 +37,7 @@ type stream struct {
 // open opens a stream over conn and greets. It ends with ctx, or with its stop.
 func (c *Client) open(ctx context.Context, conn *grpc.ClientConn, how ...grpc.CallOption) (*stream, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
-	s, err := c.greet(ctx, cancel, conn, how...)
+	s, capabilities, err := c.greet(ctx, cancel, conn, how...)
 	if err != nil {
 		if errors.Is(context.Cause(ctx), errSilent) {
 			err = errSilent
@@ -50,13 +52,13 @@ func (c *Client) open(ctx context.Context, conn *grpc.ClientConn, how ...grpc.Ca
 	// Somewhere in the third quarter of what is left: a fleet that connected at one
 	// moment does not come again at one moment.
 	renew := now.Add(max(left/2+rand.N(max(left/4, 1)), minRenew))
-	return &stream{ClientStream: s, stop: func() { cancel(nil) }, renew: renew}, nil
+	return &stream{ClientStream: s, stop: func() { cancel(nil) }, capabilities: capabilities, renew: renew}, nil
 }
 
-func (c *Client) greet(ctx context.Context, cancel context.CancelCauseFunc, conn *grpc.ClientConn, how ...grpc.CallOption) (grpc.ClientStream, error) {
-	s, err := conn.NewStream(ctx, &grpc.StreamDesc{ServerStreams: true, ClientStreams: true}, methodConnect, how...)
+func (c *Client) greet(ctx context.Context, cancel context.CancelCauseFunc, conn *grpc.ClientConn, how ...grpc.CallOption) (s grpc.ClientStream, capabilities []string, err error) {
+	s, err = conn.NewStream(ctx, &grpc.StreamDesc{ServerStreams: true, ClientStreams: true}, methodConnect, how...)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	greeted, done := context.WithCancel(ctx)
 	defer done()
@@ -70,24 +72,24 @@ func (c *Client) greet(ctx context.Context, cancel context.CancelCauseFunc, conn
 		Advertise: c.cfg.Advertise, Now: c.cfg.Clock.Now().UTC(),
 	}
 	if err := s.SendMsg(&AgentMessage{Hello: hello}); err != nil {
-		return nil, firstError(s, err)
+		return nil, nil, firstError(s, err)
 	}
 	var m ServerMessage
 	if err := s.RecvMsg(&m); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	w := m.Welcome
 	switch {
 	case w == nil || m.kinds() != 1:
-		return nil, fmt.Errorf("%w: the server did not begin with its name and version", ErrMessage)
+		return nil, nil, fmt.Errorf("%w: the server did not begin with its name and version", ErrMessage)
 	case w.Protocol != Protocol:
-		return nil, fmt.Errorf("%w: the server speaks protocol %d, and this agent %d", ErrMessage, w.Protocol, Protocol)
+		return nil, nil, fmt.Errorf("%w: the server speaks protocol %d, and this agent %d", ErrMessage, w.Protocol, Protocol)
 	}
 	c.cfg.Logger.Info("connected to the server", "version", w.Version)
 	if skew := w.Now.Sub(c.cfg.Clock.Now()).Round(time.Second); skew.Abs() > maxSkew {
 		c.cfg.Logger.Warn("the server's clock is another one: certificates may begin or end at the wrong time", "ahead_by", skew)
 	}
-	return s, nil
+	return s, w.Capabilities, nil
 }
 
 // firstError is why a stream ended: SendMsg says only that it did.

@@ -89,6 +89,13 @@ func (a *Agent) report(ctx context.Context) *link.Report {
 		r.Findings = append(r.Findings, link.FindingReport{Code: f.Code, Message: f.Message, Help: f.Help})
 	}
 	r.Endpoints = a.endpoints(u.Snapshot, open)
+	for _, s := range a.gate.Plaintext() {
+		p := link.PlaintextReport{Service: s.Service, Count: s.Count, First: s.First.UTC(), Last: s.Last.UTC()}
+		if s.Address.IsValid() {
+			p.Address = s.Address.String()
+		}
+		r.Plaintext = append(r.Plaintext, p)
+	}
 	return r
 }
 
