@@ -62,6 +62,10 @@ const (
 	AppDown       Code = "PAR-4006" // nothing takes the calls of a service
 	IssuerKeys    Code = "PAR-4007" // keys of a token issuer that are not loaded or not used
 
+	// The ports of applications, beside the sidecars.
+	FirewallUnusable Code = "PAR-4021" // the packet filter cannot be read or changed
+	PortNotClosed    Code = "PAR-4022" // an app port that the rules must not close, or that they close to some only
+
 	// The admin API and the command line.
 	Unreachable  Code = "PAR-5001" // the admin API does not answer
 	NotPermitted Code = "PAR-5002" // the caller may not do this
