@@ -12,6 +12,7 @@ import (
 	"github.com/parleymesh/parley/internal/control/api"
 	"github.com/parleymesh/parley/internal/enrol/renew"
 	"github.com/parleymesh/parley/internal/fault"
+	"github.com/parleymesh/parley/internal/firewall"
 	"github.com/parleymesh/parley/internal/fleet/link"
 	"github.com/parleymesh/parley/internal/identity"
 	"github.com/parleymesh/parley/internal/metric"
@@ -33,6 +34,8 @@ type HostConfig struct {
 	Advertise string
 	// Metrics is where metrics and health are served, host:port; empty is nowhere.
 	Metrics string
+	// Firewall closes the ports of applications to everybody but this agent, by nftables.
+	Firewall bool
 	// Version is the program's.
 	Version api.Version
 	Clock   clock.Clock
@@ -126,7 +129,12 @@ func (n *Node) startHost(cfg HostConfig, state *link.State, host *link.Host) (er
 		ID: host.Credential.ID, Issuer: client, Trust: own.trust.Load, Keep: own, Clock: cfg.Clock, Logger: cfg.Logger,
 	})
 	metrics := metric.NewRegistry()
+	var filter agent.PacketFilter
+	if cfg.Firewall {
+		filter = firewall.NFT{}
+	}
 	n.agent, err = agent.Open(agent.Config{
+		Firewall: filter, Listens: []string{cfg.Metrics},
 		Host: host.Name, Dir: filepath.Join(cfg.Dir, "agent"), Socket: cfg.Socket,
 		Control: client, Sink: client, Kept: state, Applied: own.applied(cfg.Logger),
 		Clock: cfg.Clock, Logger: cfg.Logger, Metrics: metrics,

@@ -58,8 +58,8 @@ type Credentials interface {
 	Forget(id identity.ID) error
 }
 
-// Config is what an agent is started with. Every field but Kept and Applied is
-// required.
+// Config is what an agent is started with. Every field but Kept, Applied, Firewall and
+// Listens is required.
 type Config struct {
 	// Host names this machine in events.
 	Host string
@@ -78,9 +78,14 @@ type Config struct {
 	// update that was brought into force in full, and otherwise the last that was,
 	// with what the newest one withdraws.
 	Applied func(*link.Update)
-	Clock   clock.Clock
-	Logger  *slog.Logger
-	Metrics *metric.Registry
+	// Firewall closes the ports of applications to everybody but this agent; nil leaves
+	// the packet filter alone. Listens are the addresses that this process listens on
+	// beside the agent, which stay open.
+	Firewall PacketFilter
+	Listens  []string
+	Clock    clock.Clock
+	Logger   *slog.Logger
+	Metrics  *metric.Registry
 }
 
 // FirstCredential is how long listeners wait for the first credentials of a new
@@ -104,6 +109,7 @@ type Agent struct {
 	pending  atomic.Pointer[link.Update] // being applied: what processes are attested by
 	keepers  keepers
 	apps     *apps
+	closer   closer
 	changed  broadcast
 	findings findings
 	hosting  sync.Mutex // held while the host is looked at for findings
@@ -133,6 +139,7 @@ func Open(cfg Config) (*Agent, error) {
 		return nil, err
 	}
 	a := &Agent{cfg: cfg, sink: &watched{Sink: cfg.Sink}, spool: sp, attestor: attest.New(attest.Config{Clock: cfg.Clock}), apps: newApps(cfg.Clock, cfg.Logger)}
+	a.closer = closer{filter: cfg.Firewall, listens: cfg.Listens, clk: cfg.Clock, logger: cfg.Logger}
 	a.trust.Store(&identity.Trust{})
 	a.keepers.init(a)
 	a.issuers = fetch.NewIssuers(fetch.Config{Clock: cfg.Clock, Logger: cfg.Logger, Metrics: cfg.Metrics})
@@ -160,7 +167,7 @@ func (a *Agent) Run(ctx context.Context, drain time.Duration) error {
 	logCtx, stopLog := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopLog()
 	var log, rest sync.WaitGroup
-	fail := make(chan error, 6)
+	fail := make(chan error, 7)
 	start := func(wg *sync.WaitGroup, f func() error) {
 		wg.Add(1)
 		go func() {
@@ -177,6 +184,7 @@ func (a *Agent) Run(ctx context.Context, drain time.Duration) error {
 	start(&rest, func() error { return a.follow(ctx) })
 	start(&rest, func() error { return a.look(ctx) })
 	start(&rest, func() error { return a.reporting(ctx) })
+	start(&rest, func() error { return a.keepClosed(ctx) })
 	start(&rest, func() error { return a.verifying(ctx) })
 	start(&rest, func() error { return a.workload.Serve(a.socket) })
 

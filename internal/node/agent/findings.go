@@ -140,6 +140,7 @@ func (a *Agent) Findings() []api.Finding {
 			out = append(out, f)
 		}
 	}
+	out = append(out, a.closer.findings()...)
 	for _, p := range a.issuers.Problems() {
 		f := issuerFault(p)
 		out = append(out, api.Finding{Code: string(f.Code), Message: f.Message, Help: f.Hint})
