@@ -317,13 +317,18 @@ func (s *site) changes() {
 // serveIn serves 127.0.0.1:8080 inside a namespace: this program, in another role.
 func serveIn(t *testing.T, ns string) *program {
 	t.Helper()
+	return serveAt(t, ns, "127.0.0.1:8080")
+}
+
+func serveAt(t *testing.T, ns, addr string) *program {
+	t.Helper()
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
 	p := &program{t: t, log: &bytes.Buffer{}, ended: make(chan error, 1)}
 	p.cmd = inside(ns, self)
-	p.cmd.Env = append(os.Environ(), "PARLEY_INTEROP_ROLE=echo:127.0.0.1:8080")
+	p.cmd.Env = append(os.Environ(), "PARLEY_INTEROP_ROLE=echo:"+addr)
 	p.cmd.Stdout, p.cmd.Stderr = p.log, p.log
 	if err := p.cmd.Start(); err != nil {
 		t.Fatal(err)

@@ -37,6 +37,7 @@ or not.`,
 	f.StringVar(&tokenFile, "token-file", "", "`file` with the join token; - is standard input")
 	f.StringVar(&cfg.Advertise, "advertise", "", "`IP` address where other hosts reach this one")
 	f.StringVar(&cfg.Metrics, "metrics", "", "`host:port` for metrics and health")
+	f.BoolVar(&cfg.Firewall, "firewall", false, "keep app ports closed to all but this agent (see parley firewall)")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		cfg.Dir, cfg.Socket = a.places("agent", cfg.Dir, cfg.Socket)
 		if err := checkAddress("metrics", cfg.Metrics); err != nil {

@@ -18,7 +18,7 @@ const welcome = `parley - every call between your services encrypted, named, all
 
   look     status  why     verify  audit   cert
   change   apply   config  key     ca      ban
-  run      server  agent   join-token
+  run      server  agent   join-token firewall
   learn    dev     explain version completion
 
 Each has --help with examples and --json; of an error:  parley explain PAR-1007
