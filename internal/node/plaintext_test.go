@@ -82,6 +82,12 @@ func TestPlaintextOfAnotherHost(t *testing.T) {
 		t.Errorf("findings %+v", found)
 	}
 
+	if edges := f.status().Edges; !slices.ContainsFunc(edges, func(e api.EdgeStatus) bool {
+		return e.From == "" && e.To == "site" && e.Protection == "plain" && e.Calls == 3
+	}) {
+		t.Errorf("edges %+v", edges)
+	}
+
 	rest, err := io.ReadAll(in) // until it is cut
 	if late := time.Since(until); err == nil || len(rest) > 0 || late < 0 || late > 5*time.Second {
 		t.Errorf("the open connection got %q, %v, %s after the end", rest, err, late)

@@ -167,13 +167,16 @@ func (x *exchange) outgoing(up Upstream, interim *interim) *http.Request {
 		x.body = &body{
 			src: x.r.Body, from: x.r, trailer: x.trailer, control: x.control,
 			clk: x.server.cfg.Clock, http1: x.r.ProtoMajor == 1,
-			deadline: x.r.ProtoMajor == 1 || x.site.End == call.Edge && !x.req.GRPC,
+			deadline: x.r.ProtoMajor == 1 || x.strange() && !x.req.GRPC,
 		}
 		out.Body, out.Trailer = x.body, x.trailer
 	}
 	trace := &httptrace.ClientTrace{Got1xxResponse: interim.send}
 	return out.WithContext(httptrace.WithClientTrace(x.r.Context(), trace))
 }
+
+// strange says that the client may be anybody: one of an edge, or one without TLS.
+func (x *exchange) strange() bool { return x.site.End == call.Edge || x.req.Plaintext }
 
 // edgeFields tell services about the client of an edge. What the client said of
 // itself in these fields was dropped before. A Parley key stays here, on a route
@@ -275,7 +278,7 @@ func (x *exchange) copyBody(resp *http.Response) error {
 		}
 	}
 	// Members of the mesh may keep each other waiting; strangers may not.
-	strange := x.site.End == call.Edge
+	strange := x.strange()
 	buf := x.server.buffers.Get().(*[copySize]byte)
 	defer x.server.buffers.Put(buf)
 	for {
