@@ -151,7 +151,7 @@ func (v *meshVerification) nothing(from, to string) error {
 func (v *meshVerification) edge(host string, t mesh.Trial) (*assess.Edge, error) {
 	e := &assess.Edge{
 		Caller: t.Caller, Callee: t.Callee, HTTP: t.Protocol == "http", Endpoints: v.server.cfg.Prober.Endpoints(host, t.Callee),
-		App: t.App, SameHost: len(t.CalleeHosts) == 0 || slices.Contains(t.CalleeHosts, host), Forwarded: t.Forwarded, Sidecar: t.Sidecar,
+		App: t.App, SameHost: len(t.CalleeHosts) == 0 || slices.Contains(t.CalleeHosts, host), Forwarded: t.Forwarded, Sidecar: t.Sidecar, Observed: t.Observed,
 	}
 	if t.Allowed != nil {
 		e.Allowed = assess.Request{Method: t.Allowed.Method, Path: t.Allowed.Path}

@@ -54,3 +54,20 @@ services:
 		})
 	}
 }
+
+// `parley verify` is told where plaintext is let in, and until when.
+func TestTrialsOfObserved(t *testing.T) {
+	t.Parallel()
+	want := map[string]time.Time{
+		"orders": time.Date(2027, 1, 1, 0, 0, 0, 0, time.UTC), "ledger": time.Date(2027, 1, 15, 17, 0, 0, 0, time.UTC), "done": {},
+	}
+	trials := mesh.Trials(parse(t, string(read(t, "testdata/good/plaintext.yaml"))))
+	if len(trials) != len(want) {
+		t.Errorf("%d trials", len(trials))
+	}
+	for _, x := range trials {
+		if !x.Observed.Equal(want[x.Callee]) {
+			t.Errorf("%s -> %s: observed until %v", x.Caller, x.Callee, x.Observed)
+		}
+	}
+}

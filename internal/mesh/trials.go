@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/parleymesh/parley/internal/policy"
 )
@@ -27,6 +28,8 @@ type Trial struct {
 	Forwarded bool
 	// Sidecar says that the caller calls by its sidecar.
 	Sidecar bool
+	// Observed is until when the callee lets plaintext in, zero for never.
+	Observed time.Time
 	// Line is where the edge is allowed, counted from 1.
 	Line int
 }
@@ -46,7 +49,7 @@ func Trials(f *File) []Trial {
 			if t == nil {
 				t = &Trial{
 					Caller: g.from, Callee: name, CallerHosts: f.runsOn(g.from), CalleeHosts: slices.Clone(s.RunsOn),
-					Protocol: s.Inbound.Protocol, App: s.Inbound.App, Sidecar: f.calls(edge), Line: g.line,
+					Protocol: s.Inbound.Protocol, App: s.Inbound.App, Sidecar: f.calls(edge), Observed: s.Inbound.plaintextUntil(), Line: g.line,
 				}
 				all[edge] = t
 			}
