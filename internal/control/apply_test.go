@@ -274,7 +274,7 @@ func TestApplyHoldsDatesAgainstTheClock(t *testing.T) {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
-	soon := time.Now().Add(2 * time.Second)
+	soon := time.Now().Add(3 * time.Second)
 	got, err := h.client.Apply(t.Context(), request(until(soon)))
 	if err != nil {
 		t.Fatal(err)

@@ -102,7 +102,7 @@ func TestObserveUntil(t *testing.T) {
 	t.Parallel()
 	m := newMesh(t)
 	s := serve(t, mtls.Server(m.server, clock.System{}), mtls.ListenerConfig{})
-	ln, until := s.ln.(*mtls.Listener), time.Now().Add(time.Second)
+	ln, until := s.ln.(*mtls.Listener), time.Now().Add(2*time.Second)
 	ln.Observe(until)
 	c, err := plainly(t, s.addr)
 	if err != nil {

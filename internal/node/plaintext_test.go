@@ -46,7 +46,7 @@ func TestPlaintextOfAnotherHost(t *testing.T) {
 	if status, err := plainly(); err == nil {
 		t.Fatalf("strict, and answered %d", status)
 	}
-	until := time.Now().Add(6 * time.Second).Truncate(time.Second)
+	until := time.Now().Add(9 * time.Second).Truncate(time.Second)
 	observed := strings.ReplaceAll(f.text, "inbound: {listen", fmt.Sprintf("inbound: {plaintext: observe, plaintext_until: %q, listen", until.UTC().Format(time.RFC3339)))
 	f.apply(observed)
 	for range 3 {

@@ -153,7 +153,7 @@ func TestPlaintextEnded(t *testing.T) {
 		entered <- struct{}{}
 		<-release
 	}))})
-	until := time.Now().Add(time.Second)
+	until := time.Now().Add(3 * time.Second)
 	p.observe(until)
 	failed := make(chan error, 1)
 	go func() {
