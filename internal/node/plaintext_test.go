@@ -120,3 +120,28 @@ func (f *fleet) status() *api.Status {
 	}
 	return st
 }
+
+// While real sidecars let plaintext in, a verification says exactly that, and sends
+// nothing that an application would get: everything with TLS is refused as ever.
+func TestVerifyOfObservedPlaintext(t *testing.T) {
+	t.Parallel()
+	f := startFleet(t)
+	host(t, hostConfig(t, shortDir(t), f.token("a")))
+	host(t, hostConfig(t, shortDir(t), f.token("b")))
+	f.wants("at first", "GET", 200)
+	until := time.Now().Add(time.Hour).UTC().Format(time.RFC3339)
+	f.apply(strings.ReplaceAll(f.text, "inbound: {listen", fmt.Sprintf("inbound: {plaintext: observe, plaintext_until: %q, listen", until)))
+	v := f.verify(t)
+	if want := []string{"lines plaintext failed", "site plaintext failed"}; !slices.Equal(v.bare(), want) || len(v.missed) > 0 || !strings.Contains(v.lines[0], "lets plaintext in until "+until) {
+		t.Errorf("got %q, missed %v", v.lines, v.missed)
+	}
+	for _, p := range f.status().Plaintext {
+		if len(p.Sources) > 0 {
+			t.Errorf("the verification came without TLS: %+v", p)
+		}
+	}
+	f.apply(f.text)
+	if v := f.verify(t); v.lines != nil || len(v.missed) > 0 {
+		t.Errorf("strict again: %q, missed %v", v.lines, v.missed)
+	}
+}
