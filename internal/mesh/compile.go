@@ -124,7 +124,7 @@ func (c *compiler) service(name string, s *Service) snapshot.Service {
 
 func (c *compiler) outbound(from string, to *Call) snapshot.Outbound {
 	endpoints, protocol := c.endpoints(to.To)
-	out := snapshot.Outbound{To: to.To, ToID: c.id(to.To), Protocol: protocol, Endpoints: endpoints}
+	out := snapshot.Outbound{To: to.To, ToID: c.id(to.To), Protocol: protocol, Places: snapshot.Places{Endpoints: endpoints}}
 	if s := c.f.Services[to.To]; s != nil {
 		out.WebSocket = s.Inbound.webSocket()
 	}

@@ -16,11 +16,12 @@ type change struct {
 	proxy     *Proxy
 	sockets   map[string]*socket
 	listeners map[string]*listener
-	upstreams map[upstreamKey]upstream
+	upstreams map[upstreamKey]*upstream
 	specs     []*spec
+	places    map[meshKey]places
 	failed    []ListenerStatus
 	opened    []*socket
-	made      []upstream
+	made      []*upstream
 	started   []*listener
 }
 
@@ -115,7 +116,6 @@ func (c *change) keep(s *spec) {
 
 // reach finds or makes the upstreams that s needs.
 func (c *change) reach(s *spec) error {
-	var keys []meshKey
 	switch s.end {
 	case call.Inbound:
 		if _, ok := c.upstreams[s.app]; !ok {
@@ -128,19 +128,24 @@ func (c *change) reach(s *spec) error {
 		}
 		return nil
 	case call.Outbound:
-		keys = append(keys, s.mesh)
+		return c.far(s.mesh, places{s.local, s.target, s.places})
 	case call.Edge:
 		if s.redirect {
 			return nil
 		}
-		for _, r := range s.gateway.Routes {
-			keys = append(keys, newMeshKey(s.localID, r.ToID, r.Endpoints))
+		for i := range s.gateway.Routes {
+			r := &s.gateway.Routes[i]
+			if err := c.far(routeKey(s.localID, r), places{s.local, r.To, r.Places}); err != nil {
+				return err
+			}
 		}
 	}
-	for _, k := range keys {
-		if _, ok := c.upstreams[k]; ok {
-			continue
-		}
+	return nil
+}
+
+// far finds or makes the upstream k, which is to be at.
+func (c *change) far(k meshKey, at places) error {
+	if _, ok := c.upstreams[k]; !ok {
 		u, kept := c.proxy.upstreams[k]
 		if !kept {
 			src, ok := c.proxy.cfg.Source(k.local)
@@ -152,6 +157,7 @@ func (c *change) reach(s *spec) error {
 		}
 		c.upstreams[k] = u
 	}
+	c.places[k] = at
 	return nil
 }
 
@@ -159,7 +165,11 @@ func (c *change) reach(s *spec) error {
 // get their routes, and what is not wanted any more drains.
 func (c *change) commit() {
 	p := c.proxy
-	p.divide(len(c.listeners) + len(c.upstreams))
+	for k, at := range c.places {
+		u := c.upstreams[k]
+		u.places = at
+		u.update(p.cfg.Lookup)
+	}
 	for _, s := range c.specs {
 		l := c.listeners[s.name]
 		l.app = s.app
@@ -189,6 +199,7 @@ func (c *change) commit() {
 		}
 	}
 	p.sockets, p.listeners, p.upstreams, p.failed = c.sockets, c.listeners, c.upstreams, c.failed
+	p.divide()
 	for _, l := range p.listeners {
 		p.meters.watch(l)
 	}

@@ -53,7 +53,7 @@ func newEdgeOf(t *testing.T, p *pair, h2 bool) *edge {
 		Name: "edge", ID: id, Listen: "127.0.0.1:0",
 		Routes: []snapshot.Route{{
 			PolicyTarget: "edge/routes[0]", Host: "localhost", Path: "/orders/**", Methods: []string{"GET"},
-			To: "orders", ToID: e.ca.ID(t, "orders"), Endpoints: []string{e.orders.addr("orders.inbound")},
+			To: "orders", ToID: e.ca.ID(t, "orders"), Places: snapshot.Places{Endpoints: []string{e.orders.addr("orders.inbound")}},
 		}},
 	}}}
 	e.gw.apply(&e.snap)

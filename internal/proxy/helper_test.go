@@ -181,7 +181,7 @@ func newPair(t testing.TB, cfg pairConfig) *pair {
 		Name: "web", ID: webID,
 		Outbound: []snapshot.Outbound{{
 			To: "orders", ToID: ordersID, Listen: "127.0.0.1:0", Protocol: string(cfg.protocol),
-			Endpoints: []string{p.orders.addr("orders.inbound")}, WebSocket: cfg.ws,
+			Places: snapshot.Places{Endpoints: []string{p.orders.addr("orders.inbound")}}, WebSocket: cfg.ws,
 		}},
 	}}}
 	p.web.apply(&p.out)

@@ -165,7 +165,7 @@ func newChain(t *testing.T, app string, appH2 bool) *chain {
 	route := func(i, prefix string, to identity.ID) snapshot.Route {
 		return snapshot.Route{
 			PolicyTarget: "edge/routes[" + i + "]", Path: "/" + prefix + "/**", To: to.Name(), ToID: to,
-			Endpoints: []string{c.sidecar.addr(to.Name() + ".inbound")}, WebSocket: &snapshot.WebSocket{Origins: []string{"https://shop.example"}},
+			Places: snapshot.Places{Endpoints: []string{c.sidecar.addr(to.Name() + ".inbound")}}, WebSocket: &snapshot.WebSocket{Origins: []string{"https://shop.example"}},
 		}
 	}
 	jwt := policy.Requirement{Kind: policy.JWT, Issuer: idpURL, Audience: "orders", Scopes: []string{"orders.read"}}

@@ -13,7 +13,6 @@ import (
 	"github.com/parleymesh/parley/internal/call"
 	"github.com/parleymesh/parley/internal/mtls"
 	"github.com/parleymesh/parley/internal/proxy/route"
-	"github.com/parleymesh/parley/internal/proxy/tcp"
 	"github.com/parleymesh/parley/internal/proxy/web"
 	"github.com/parleymesh/parley/internal/snapshot"
 )
@@ -36,7 +35,7 @@ type listener struct {
 // A service serves a listener's connections.
 type service interface {
 	// update swaps the routes.
-	update(*spec, map[upstreamKey]upstream)
+	update(*spec, map[upstreamKey]*upstream)
 	// run serves until the feed is closed.
 	run()
 	// drain ends what is under way, by force once ctx ends.
@@ -46,7 +45,7 @@ type service interface {
 
 // newListener makes the listener of s, without a goroutine of its own yet other
 // than the one that shakes hands.
-func (p *Proxy) newListener(s *spec, address string, ups map[upstreamKey]upstream) (*listener, error) {
+func (p *Proxy) newListener(s *spec, address string, ups map[upstreamKey]*upstream) (*listener, error) {
 	config, err := p.tlsConfig(s)
 	if err != nil {
 		return nil, err
@@ -156,12 +155,12 @@ func (l *listener) drain(ctx context.Context) {
 type webService struct {
 	front  net.Listener
 	server *web.Server
-	site   func(*spec, map[upstreamKey]upstream) *web.Site
+	site   func(*spec, map[upstreamKey]*upstream) *web.Site
 }
 
-func (w *webService) update(s *spec, ups map[upstreamKey]upstream) { w.server.SetSite(w.site(s, ups)) }
-func (w *webService) run()                                         { _ = w.server.Serve(w.front) }
-func (w *webService) connections() int                             { return w.server.Connections() }
+func (w *webService) update(s *spec, ups map[upstreamKey]*upstream) { w.server.SetSite(w.site(s, ups)) }
+func (w *webService) run()                                          { _ = w.server.Serve(w.front) }
+func (w *webService) connections() int                              { return w.server.Connections() }
 
 func (w *webService) drain(ctx context.Context) {
 	_ = w.server.Shutdown(ctx)
@@ -169,7 +168,7 @@ func (w *webService) drain(ctx context.Context) {
 }
 
 // site is what a web listener serves under s.
-func (p *Proxy) site(s *spec, ups map[upstreamKey]upstream) *web.Site {
+func (p *Proxy) site(s *spec, ups map[upstreamKey]*upstream) *web.Site {
 	st := &web.Site{End: s.end, Listener: s.name, Local: s.local, LocalID: s.localID}
 	if s.end == call.Edge {
 		st.HSTS, st.Proxies = s.gateway.HSTS, s.gateway.Proxies
@@ -194,13 +193,13 @@ func (p *Proxy) site(s *spec, ups map[upstreamKey]upstream) *web.Site {
 	return st
 }
 
-func edgeMatch(g *snapshot.Gateway, s *spec, ups map[upstreamKey]upstream) func(host, path, method string) web.Hop {
+func edgeMatch(g *snapshot.Gateway, s *spec, ups map[upstreamKey]*upstream) func(host, path, method string) web.Hop {
 	table := route.NewTable(g)
 	hops := make(map[string]web.Hop, len(g.Routes))
 	for _, r := range g.Routes {
 		hops[r.PolicyTarget] = web.Hop{
 			Target: r.To, PolicyTarget: r.PolicyTarget,
-			Upstream: ups[newMeshKey(s.localID, r.ToID, r.Endpoints)].web, WebSocket: r.WebSocket,
+			Upstream: ups[routeKey(s.localID, &r)].web, WebSocket: r.WebSocket,
 			ForwardToken: r.ForwardToken,
 		}
 	}
@@ -218,7 +217,7 @@ type tcpService struct {
 	proxy *Proxy
 	front net.Listener
 	base  call.Request
-	to    atomic.Pointer[tcp.Upstream]
+	to    atomic.Pointer[upstream]
 
 	ctx    context.Context // ends the relays
 	cancel context.CancelFunc
@@ -227,19 +226,19 @@ type tcpService struct {
 	count  atomic.Int64
 }
 
-func newTCPService(p *Proxy, front net.Listener, s *spec, ups map[upstreamKey]upstream) *tcpService {
+func newTCPService(p *Proxy, front net.Listener, s *spec, ups map[upstreamKey]*upstream) *tcpService {
 	t := &tcpService{proxy: p, front: front, base: s.request(), ran: make(chan struct{})}
 	t.ctx, t.cancel = context.WithCancel(p.ctx)
 	t.update(s, ups)
 	return t
 }
 
-func (t *tcpService) update(s *spec, ups map[upstreamKey]upstream) {
+func (t *tcpService) update(s *spec, ups map[upstreamKey]*upstream) {
 	u := ups[s.mesh]
 	if s.end == call.Inbound {
 		u = ups[s.app]
 	}
-	t.to.Store(&u.tcp)
+	t.to.Store(u)
 }
 
 func (t *tcpService) connections() int { return int(t.count.Load()) }
@@ -272,7 +271,7 @@ func (t *tcpService) serve(c net.Conn) {
 		}
 		r.Process = process
 	}
-	t.proxy.relay.Serve(t.ctx, c, &r, *t.to.Load())
+	t.proxy.relay.Serve(t.ctx, c, &r, t.to.Load().tcp)
 }
 
 func (t *tcpService) drain(ctx context.Context) {

@@ -38,8 +38,9 @@ type spec struct {
 	webSocket *snapshot.WebSocket
 	// Of an inbound: until when callers without TLS are let in.
 	plaintextUntil time.Time
-	// Of an outbound: who is called.
-	mesh meshKey
+	// Of an outbound: who is called, and where.
+	mesh   meshKey
+	places snapshot.Places
 	// Of an edge, with the revision that its routes are of.
 	gateway  *snapshot.Gateway
 	revision int64
@@ -158,8 +159,14 @@ func outboundSpec(svc *snapshot.Service, out *snapshot.Outbound) *spec {
 			name: svc.Name + ".calls." + out.To, stated: out.Listen, end: call.Outbound,
 			protocol: call.Protocol(out.Protocol), local: svc.Name, localID: svc.ID, runsAs: svc.RunsAs,
 		},
-		target: out.To, mesh: newMeshKey(svc.ID, out.ToID, out.Endpoints), webSocket: out.WebSocket,
+		target: out.To, webSocket: out.WebSocket, places: out.Places,
+		mesh: meshKey{local: svc.ID, expect: out.ToID, protocol: call.Protocol(out.Protocol), foreign: out.Foreign},
 	}
+}
+
+// routeKey is the upstream of a route: gateways forward requests of HTTP only.
+func routeKey(gateway identity.ID, r *snapshot.Route) meshKey {
+	return meshKey{local: gateway, expect: r.ToID, protocol: call.HTTP, foreign: r.Foreign}
 }
 
 // request is what every request of the listener has in common.

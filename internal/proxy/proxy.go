@@ -38,7 +38,7 @@ const edgeIdle = 5 * time.Minute
 // minConnections is what each may have, however few descriptors there are.
 const minConnections = 64
 
-// Config is what a Proxy needs. Every field but MaxConnections and Metrics is
+// Config is what a Proxy needs. Every field but Lookup, MaxConnections and Metrics is
 // required.
 type Config struct {
 	Gate route.Gate
@@ -57,8 +57,11 @@ type Config struct {
 	// process of the user that the service runs as. It is asked once a connection,
 	// before anything is sent, of services that have such a user.
 	AppConn func(user string, conn net.Conn) error
+	// Lookup is where a name of snapshot.Places leads, as far as that is known: it
+	// must not block. Resolved is called when it changes. Nil knows no name.
+	Lookup func(name string) []string
 	// MaxConnections is how many connections one listener may have, where more are
-	// closed as they come, and one upstream, where more wait. Zero is an equal share
+	// closed as they come, and one endpoint of an upstream, where more wait. Zero is an equal share
 	// for each of them of half the descriptors that the process may open, never less
 	// than 64 and never more than a quarter: an edge that strangers hold open must
 	// not take those of the others and of the log.
@@ -88,7 +91,7 @@ type Proxy struct {
 	sockets   map[string]*socket
 	listeners map[string]*listener // by name
 	draining  map[*listener]bool
-	upstreams map[upstreamKey]upstream
+	upstreams map[upstreamKey]*upstream
 	failed    []ListenerStatus
 	unopened  bool // some of failed could not be opened at the last Apply
 	closed    bool
@@ -96,6 +99,9 @@ type Proxy struct {
 
 // New is a proxy without listeners.
 func New(cfg Config) *Proxy {
+	if cfg.Lookup == nil {
+		cfg.Lookup = func(string) []string { return nil }
+	}
 	p := &Proxy{
 		cfg:       cfg,
 		relay:     tcp.New(tcp.Config{Gate: cfg.Gate, Clock: cfg.Clock}),
@@ -104,7 +110,7 @@ func New(cfg Config) *Proxy {
 		sockets:   map[string]*socket{},
 		listeners: map[string]*listener{},
 		draining:  map[*listener]bool{},
-		upstreams: map[upstreamKey]upstream{},
+		upstreams: map[upstreamKey]*upstream{},
 	}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	return p
@@ -131,7 +137,7 @@ func (p *Proxy) Apply(ctx context.Context, snap *snapshot.Snapshot) error {
 	}
 	wanted, failed := p.plan(snap)
 	p.cutOff(failed)
-	next := &change{proxy: p, failed: failed, sockets: map[string]*socket{}, listeners: map[string]*listener{}, upstreams: map[upstreamKey]upstream{}}
+	next := &change{proxy: p, failed: failed, sockets: map[string]*socket{}, listeners: map[string]*listener{}, upstreams: map[upstreamKey]*upstream{}, places: map[meshKey]places{}}
 	err := next.prepare(ctx, wanted)
 	next.commit()
 	p.unopened = err != nil
@@ -175,8 +181,15 @@ func (p *Proxy) Drain(ctx context.Context) error {
 // connections is how many a listener or an upstream may have.
 func (p *Proxy) connections() int { return int(p.share.Load()) }
 
-// divide gives parts listeners and upstreams their shares.
-func (p *Proxy) divide(parts int) {
+// divide gives listeners, and each endpoint of an upstream, their shares. It requires
+// p.mu.
+func (p *Proxy) divide() {
+	parts := len(p.listeners)
+	for _, u := range p.upstreams {
+		if parts++; u.endpoints != nil {
+			parts += max(0, u.endpoints.Len()-1)
+		}
+	}
 	share := uint64(p.cfg.MaxConnections)
 	var limit syscall.Rlimit
 	if share == 0 && syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit) == nil {

@@ -8,7 +8,7 @@ import (
 
 // For is the part of s that the agent on host runs: its services and gateways,
 // the rules that it decides by, and who the members are. endpoints says where a
-// service is reached from that host; nil keeps those of s. Of other hosts' parts
+// service is announced for that host, beside those of s; nil adds none. Of other hosts' parts
 // it says nothing. s itself is not changed, and shares with the slice what neither
 // changes.
 //
@@ -35,17 +35,24 @@ func (s *Snapshot) For(host string, endpoints func(service string) []string) *Sn
 		v := &out.Services[i]
 		v.Outbound = slices.Clone(v.Outbound)
 		for j := range v.Outbound {
-			v.Outbound[j].Endpoints = endpoints(v.Outbound[j].To)
+			v.Outbound[j].announced(endpoints(v.Outbound[j].To))
 		}
 	}
 	for i := range out.Gateways {
 		g := &out.Gateways[i]
 		g.Routes = slices.Clone(g.Routes)
 		for j := range g.Routes {
-			g.Routes[j].Endpoints = endpoints(g.Routes[j].To)
+			g.Routes[j].announced(endpoints(g.Routes[j].To))
 		}
 	}
 	return &out
+}
+
+// announced adds more to the endpoints of p, in a list of its own.
+func (p *Places) announced(more []string) {
+	p.Endpoints = append(append([]string{}, p.Endpoints...), more...)
+	slices.Sort(p.Endpoints)
+	p.Endpoints = slices.Compact(p.Endpoints)
 }
 
 // rulesOf are those of all that the services and gateways of s decide by.

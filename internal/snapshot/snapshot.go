@@ -116,9 +116,25 @@ type Outbound struct {
 	// Protocol and WebSocket are the callee's.
 	Protocol  string     `json:"protocol"`
 	WebSocket *WebSocket `json:"websocket,omitempty"`
-	// Endpoints are the callee's inbound addresses.
-	Endpoints []string `json:"endpoints"`
+	Places
 }
+
+// Places are where a service is called, and how calls are spread over them.
+type Places struct {
+	// Endpoints are host:port with an IP address: those that agents announce, and
+	// those that the mesh file lists.
+	Endpoints []string `json:"endpoints"`
+	// Names are host:port with a DNS name, for the caller's agent to look up.
+	Names []string `json:"names,omitempty"`
+	// Balance is BalanceRoundRobin, or empty for least requests.
+	Balance string `json:"balance,omitempty"`
+	// Foreign says that no agent is in front of the service: what answers there is
+	// the program itself.
+	Foreign bool `json:"foreign,omitempty"`
+}
+
+// BalanceRoundRobin takes one endpoint after the other.
+const BalanceRoundRobin = "round_robin"
 
 // A Gateway is a TLS edge.
 type Gateway struct {
@@ -168,9 +184,9 @@ type Route struct {
 	Path    string   `json:"path,omitempty"`
 	Methods []string `json:"methods,omitempty"`
 
-	To        string      `json:"to"`
-	ToID      identity.ID `json:"to_id"`
-	Endpoints []string    `json:"endpoints"`
+	To   string      `json:"to"`
+	ToID identity.ID `json:"to_id"`
+	Places
 	// ForwardToken hands the caller's token on; otherwise it stays at the gateway.
 	ForwardToken bool `json:"forward_token,omitempty"`
 	// WebSocket lets requests become WebSocket connections; nil refuses it.

@@ -44,7 +44,7 @@ func whole() *snapshot.Snapshot {
 		Services: []snapshot.Service{
 			{
 				Name: "front", ID: id("front"), RunsOn: []string{"one"}, RunsAs: snapshot.RunsAs{User: "front", SHA256: strings.Repeat("a", 64)},
-				Outbound: []snapshot.Outbound{{To: "back", ToID: id("back"), Listen: "127.0.0.1:15001", Protocol: "http", Endpoints: []string{"from the file"}}},
+				Outbound: []snapshot.Outbound{{To: "back", ToID: id("back"), Listen: "127.0.0.1:15001", Protocol: "http", Places: snapshot.Places{Endpoints: []string{"from the file"}}}},
 			},
 			{
 				Name: "back", ID: id("back"), RunsOn: []string{"two"}, RunsAs: snapshot.RunsAs{Systemd: "secret-unit.service"},
@@ -54,7 +54,7 @@ func whole() *snapshot.Snapshot {
 		},
 		Gateways: []snapshot.Gateway{{
 			Name: "edge", ID: id("gateway/edge"), RunsOn: []string{"two"}, Listen: ":443", CertFile: "/secret/cert.pem", KeyFile: "/secret/key.pem", Hosts: []string{"shop.example"},
-			Routes: []snapshot.Route{{PolicyTarget: "edge/routes[0]", Host: "*.shop.example", Path: "/secret/**", Methods: []string{"GET"}, To: "back", ToID: id("back"), Endpoints: []string{"from the file"}}},
+			Routes: []snapshot.Route{{PolicyTarget: "edge/routes[0]", Host: "*.shop.example", Path: "/secret/**", Methods: []string{"GET"}, To: "back", ToID: id("back"), Places: snapshot.Places{Endpoints: []string{"from the file"}}}},
 		}},
 		Rules: []policy.Rule{
 			{ID: "back.allow[0]", Target: "back", From: []identity.ID{id("front")}, Methods: []string{"GET"}, Paths: []string{"/secret/**"}, File: "m.yaml", Line: 7},
@@ -90,7 +90,7 @@ func names(s *snapshot.Snapshot) (all []string) {
 func TestSliceIsTheHostsOwn(t *testing.T) {
 	t.Parallel()
 	s, before := whole(), whole()
-	ends := func(to string) []string { return []string{to + ":1"} }
+	ends := func(to string) []string { return []string{to + ":1", "from the file"} }
 	for host, want := range map[string][]string{
 		"one":   {"host one", "front", "both", "both.allow[0]"},
 		"two":   {"host two", "back", "both", "gateway edge", "back.allow[0]", "both.allow[0]", "gateway.edge.routes[0]", "key k1"},
@@ -113,13 +113,13 @@ func TestSliceIsTheHostsOwn(t *testing.T) {
 		}
 		for _, v := range got.Services {
 			for _, o := range v.Outbound {
-				if !slices.Equal(o.Endpoints, []string{"back:1"}) {
+				if !slices.Equal(o.Endpoints, []string{"back:1", "from the file"}) {
 					t.Errorf("%s: %s is at %v", host, o.To, o.Endpoints)
 				}
 			}
 		}
 		for _, g := range got.Gateways {
-			if !slices.Equal(g.Routes[0].Endpoints, []string{"back:1"}) {
+			if !slices.Equal(g.Routes[0].Endpoints, []string{"back:1", "from the file"}) {
 				t.Errorf("%s: the route leads to %v", host, g.Routes[0].Endpoints)
 			}
 		}

@@ -115,6 +115,10 @@ const (
 	Plaintext = "plaintext"
 	// Settles says that an agent answers ServerMessage.Settle.
 	Settles = "settle"
+	// Balance is to spread calls over endpoints in another way than least requests.
+	Balance = "balance"
+	// Listed are endpoints that are DNS names, or that no agent is in front of.
+	Listed = "listed_endpoints"
 	// EdgeFront is what stands in front of a gateway: redirect, HSTS, trusted proxies.
 	EdgeFront = "edge_front"
 	// Tokens are routes that ask for tokens of issuers.
@@ -131,14 +135,20 @@ const (
 
 // Capabilities are those of this program, in order.
 func Capabilities() []string {
-	return []string{EdgeFront, Plaintext, Settles, Tokens, Verify, WebSocket, Withdraws}
+	return []string{Balance, EdgeFront, Listed, Plaintext, Settles, Tokens, Verify, WebSocket, Withdraws}
 }
 
 // Needs are the capabilities without which s would not be enforced as it is meant.
 func Needs(s *snapshot.Snapshot) []string {
 	needs := []string{}
+	if anywhere(s, func(p snapshot.Places) bool { return p.Balance != "" }) {
+		needs = append(needs, Balance)
+	}
 	if slices.ContainsFunc(s.Gateways, func(g snapshot.Gateway) bool { return g.Redirect != nil || g.HSTS != "" || g.Proxies != nil }) {
 		needs = append(needs, EdgeFront)
+	}
+	if anywhere(s, func(p snapshot.Places) bool { return len(p.Names) > 0 || p.Foreign }) {
+		needs = append(needs, Listed)
 	}
 	if slices.ContainsFunc(s.Services, func(v snapshot.Service) bool { return v.Inbound != nil && !v.Inbound.PlaintextUntil.IsZero() }) {
 		needs = append(needs, Plaintext)
@@ -153,6 +163,15 @@ func Needs(s *snapshot.Snapshot) []string {
 		needs = append(needs, WebSocket)
 	}
 	return needs
+}
+
+// anywhere says that has holds for a place where s calls.
+func anywhere(s *snapshot.Snapshot, has func(snapshot.Places) bool) bool {
+	return slices.ContainsFunc(s.Services, func(v snapshot.Service) bool {
+		return slices.ContainsFunc(v.Outbound, func(o snapshot.Outbound) bool { return has(o.Places) })
+	}) || slices.ContainsFunc(s.Gateways, func(g snapshot.Gateway) bool {
+		return slices.ContainsFunc(g.Routes, func(r snapshot.Route) bool { return has(r.Places) })
+	})
 }
 
 func offersWebSocket(s *snapshot.Snapshot) bool {

@@ -27,6 +27,11 @@ func TestNeeds(t *testing.T) {
 
 		"plaintext": {snapshot.Snapshot{Services: []snapshot.Service{{}, {Inbound: &snapshot.Inbound{PlaintextUntil: time.Unix(1, 0)}}}}, []string{link.Plaintext}},
 
+		"balance":            {snapshot.Snapshot{Services: []snapshot.Service{{Outbound: []snapshot.Outbound{{Places: snapshot.Places{Balance: "round_robin"}}}}}}, []string{link.Balance}},
+		"balance of a route": {snapshot.Snapshot{Gateways: []snapshot.Gateway{{Routes: []snapshot.Route{{Places: snapshot.Places{Balance: "round_robin"}}}}}}, []string{link.Balance}},
+		"name":               {snapshot.Snapshot{Services: []snapshot.Service{{Outbound: []snapshot.Outbound{{Places: snapshot.Places{Names: []string{"x:1"}}}}}}}, []string{link.Listed}},
+		"foreign":            {snapshot.Snapshot{Gateways: []snapshot.Gateway{{Routes: []snapshot.Route{{Places: snapshot.Places{Foreign: true}}}}}}, []string{link.Listed}},
+
 		"tokens":   {snapshot.Snapshot{Issuers: []snapshot.Issuer{{}}}, []string{link.Tokens}},
 		"redirect": {snapshot.Snapshot{Gateways: []snapshot.Gateway{{Redirect: &snapshot.Redirect{}}}}, []string{link.EdgeFront}},
 		"HSTS":     {snapshot.Snapshot{Gateways: []snapshot.Gateway{{}, {HSTS: "x"}}}, []string{link.EdgeFront}},

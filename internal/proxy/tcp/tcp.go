@@ -56,11 +56,11 @@ func New(cfg Config) *Relay {
 }
 
 // An Upstream is what an allowed connection is joined to.
-type Upstream struct {
+type Upstream interface {
 	// Address is for the record of a call that finds no connection there.
-	Address string
-	// Dial opens the connection.
-	Dial func(context.Context) (net.Conn, error)
+	Address() string
+	// Dial opens the connection; ended is called once when it is over.
+	Dial(context.Context) (c net.Conn, ended func(), err error)
 }
 
 // Serve asks the gate about req and relays down until both directions ended, one
@@ -76,16 +76,17 @@ func (r *Relay) Serve(ctx context.Context, down net.Conn, req *call.Request, to 
 		r.answerProbe(down, req)
 		return
 	}
-	up, err := to.Dial(ctx)
+	up, ended, err := to.Dial(ctx)
 	if err != nil {
 		code, _ := route.Failure(err)
 		if ctx.Err() != nil {
 			code = route.Stopped
 		}
-		r.cfg.Gate.Done(req, call.Outcome{Error: code, Upstream: to.Address, End: r.cfg.Clock.Now()})
+		r.cfg.Gate.Done(req, call.Outcome{Error: code, Upstream: to.Address(), End: r.cfg.Clock.Now()})
 		mtls.Abort(down)
 		return
 	}
+	defer ended()
 	r.Join(ctx, down, up, func(in, out int64, code string) {
 		peer, facts := mtls.ConnFacts(up)
 		r.cfg.Gate.Done(req, call.Outcome{

@@ -26,7 +26,7 @@ func join(t *testing.T, idle time.Duration) (client, server net.Conn, gate *xtes
 	go func() {
 		defer close(done)
 		tcp.New(tcp.Config{Gate: gate, Clock: clock.System{}, Idle: idle}).
-			Serve(ctx, down, &call.Request{}, tcp.Upstream{Dial: func(context.Context) (net.Conn, error) { return up, nil }})
+			Serve(ctx, down, &call.Request{}, to{conn: up})
 	}()
 	t.Cleanup(func() { cancel(); <-done })
 	return client, server, gate, cancel
@@ -104,7 +104,7 @@ func TestDialFails(t *testing.T) {
 	gate := xtest.NewGate(t)
 	client, down := pipe(t)
 	tcp.New(tcp.Config{Gate: gate, Clock: clock.System{}}).Serve(context.Background(), down, &call.Request{},
-		tcp.Upstream{Address: "there", Dial: func(context.Context) (net.Conn, error) { return nil, errors.New("x") }})
+		to{err: errors.New("x")})
 	if _, err := io.ReadAll(client); err == nil {
 		t.Error("a failed call looks like an empty answer")
 	}
@@ -112,3 +112,13 @@ func TestDialFails(t *testing.T) {
 		t.Errorf("recorded %+v", e.Outcome)
 	}
 }
+
+// to is an upstream with one connection, or none.
+type to struct {
+	conn net.Conn
+	err  error
+}
+
+func (to) Address() string { return "there" }
+
+func (u to) Dial(context.Context) (net.Conn, func(), error) { return u.conn, func() {}, u.err }

@@ -50,18 +50,13 @@ func (x *exchange) forward() {
 		x.fail(errors.New("an allowed request without a route"))
 		return
 	}
-	p, err := up.transport(x.carriage())
-	if err != nil {
-		x.fail(err)
-		return
-	}
 	interim := &interim{arm: x.armWrite, w: x.w, proto11: x.r.ProtoAtLeast(1, 1), expects: x.r.Header.Get("Expect") != ""}
 	out := x.outgoing(up, interim)
 	if x.body != nil && x.r.ProtoMajor == 1 {
 		// None of the body is thrown away because the response begins early.
 		_ = x.control.EnableFullDuplex()
 	}
-	resp, err := p.roundTrip(out, x.prepare)
+	resp, err := up.roundTrip(x.carriage(), out, x.prepare)
 	interim.close()
 	defer x.over(resp)
 	if err != nil {

@@ -37,16 +37,13 @@ func TestSilentStream(t *testing.T) {
 		defer server.Stop()
 		app := NewApp("pipe", true, clock.System{})
 		defer app.Close()
-		transport, err := app.transport(streaming)
-		if err != nil {
-			t.Fatal(err)
-		}
+		transport := app.transport(streaming)
 		transport.dial = ln.dial
 		for name, body := range map[string]io.Reader{"unary": nil, "open": blocked{make(chan struct{})}} {
 			req, _ := http.NewRequestWithContext(t.Context(), "POST", "http://app/shop.Orders/Watch", body)
 			req.Header = http.Header{"Content-Type": {"application/grpc"}, "Te": {"trailers"}}
 			began := time.Now()
-			resp, err := transport.roundTrip(req, func(_ net.Conn, r *http.Request) (*http.Request, error) { return r, nil })
+			resp, _, err := transport.roundTrip(req, func(_ net.Conn, r *http.Request) (*http.Request, error) { return r, nil })
 			if b, ok := body.(blocked); ok {
 				close(b.until)
 			}
@@ -67,14 +64,18 @@ func TestPatience(t *testing.T) {
 	t.Parallel()
 	ca := mtlstest.NewCA(t, "shop.example")
 	source := mtlstest.NewSource(ca.Credential(t, "web", time.Hour), mtlstest.Trust(1, []*mtlstest.CA{ca}, ca.ID(t, "web")))
-	mesh := NewMesh(source, ca.ID(t, "orders"), nil, clock.System{}, nil)
+	mesh := NewMesh(source, ca.ID(t, "orders"), clock.System{}, nil)
+	mesh.Endpoints().Update("", []string{"127.0.0.1:1"})
 	defer mesh.Close()
-	for name, up := range map[string]Upstream{"mesh": mesh, "app": NewApp("127.0.0.1:1", true, clock.System{})} {
-		for c, want := range map[carriage]time.Duration{http1: answerTimeout, http2: answerTimeout, streaming: 0} {
-			transport, err := up.transport(c)
-			if err != nil {
-				t.Fatal(err)
-			}
+	app := NewApp("127.0.0.1:1", true, clock.System{})
+	for c, want := range map[carriage]time.Duration{http1: answerTimeout, http2: answerTimeout, streaming: 0} {
+		try := mesh.set.Begin()
+		far, err := try.Kept.transport(c)
+		try.Done()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for name, transport := range map[string]*pool{"mesh": far, "app": app.transport(c)} {
 			if transport.t.ResponseHeaderTimeout != want || transport.t.HTTP2.SendPingTimeout <= 5*time.Minute {
 				t.Errorf("%s, %d: waits %s, asks each %s", name, c, transport.t.ResponseHeaderTimeout, transport.t.HTTP2.SendPingTimeout)
 			}

@@ -35,6 +35,7 @@ type pool struct {
 	clk    clock.Clock
 	idle   time.Duration // how long a connection is kept without a request
 	limit  func() int    // of connections, nil for none
+	ended  func()        // told of each request that got a response when that is over, nil for nobody
 
 	ctx    context.Context // ends sweep
 	cancel context.CancelFunc
@@ -102,21 +103,23 @@ type dialedKey struct{}
 
 // roundTrip sends r on one connection, as prepare makes it for that one. Where it is certain
 // that nobody has read r there, because the server had closed the connection, it
-// sends it on a second one, and on no third.
-func (p *pool) roundTrip(r *http.Request, prepare preparation) (*http.Response, error) {
+// sends it on a second one, and on no third. An error with sent false says that
+// nobody has read r at all.
+func (p *pool) roundTrip(r *http.Request, prepare preparation) (resp *http.Response, sent bool, err error) {
 	l, reused, err := p.take(r.Context(), true)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	before := l.writes.Load()
-	resp, err := p.send(l, r, prepare)
+	resp, err = p.send(l, r, prepare)
 	if err == nil || !reused || !p.unsent(l, before, err) || !unread(r.Body) {
-		return resp, err
+		return resp, true, err
 	}
 	if l, _, err = p.take(r.Context(), p.shared); err != nil {
-		return nil, err
+		return nil, false, err
 	}
-	return p.send(l, r, prepare)
+	resp, err = p.send(l, r, prepare)
+	return resp, true, err
 }
 
 // A preparation makes a request ready for the connection that it goes over. The
@@ -141,7 +144,12 @@ func (p *pool) send(l *link, r *http.Request, prepare preparation) (*http.Respon
 		p.release(l)
 		return nil, err
 	}
-	end := sync.OnceFunc(func() { p.release(l) })
+	end := sync.OnceFunc(func() {
+		p.release(l)
+		if p.ended != nil {
+			p.ended()
+		}
+	})
 	if both, ok := resp.Body.(io.ReadWriteCloser); ok {
 		resp.Body = duplex{both, end}
 	} else {

@@ -15,6 +15,7 @@ import (
 	"github.com/parleymesh/parley/internal/clock"
 	"github.com/parleymesh/parley/internal/identity"
 	"github.com/parleymesh/parley/internal/mtls"
+	"github.com/parleymesh/parley/internal/proxy/balance"
 	"github.com/parleymesh/parley/internal/proxy/route"
 )
 
@@ -55,8 +56,8 @@ const (
 
 // An Upstream is something that requests are forwarded to.
 type Upstream interface {
-	// transport carries a request.
-	transport(carriage) (*pool, error)
+	// roundTrip sends a request, which it has made ready for the connection before.
+	roundTrip(c carriage, r *http.Request, prepare preparation) (*http.Response, error)
 	// scheme of the requests, http or https.
 	scheme() string
 	// mesh says that the other end is Parley, whose own fields pass.
@@ -67,24 +68,32 @@ type Upstream interface {
 	Close()
 }
 
-// Mesh is a service behind mTLS. A request goes on in the version of HTTP in
-// which it came.
+// Mesh is a service behind mTLS, at any number of endpoints. A request goes on in
+// the version of HTTP in which it came.
 //
-// Connections are kept in generations: all those of one generation were made
-// with one credential under one trust epoch. When either changes, or the first
-// leaf of a generation comes near its end, new requests use a new generation and
-// the old one drains. So no request is sent on a connection whose leaf has ended.
+// Of each endpoint connections are kept in generations: all those of one generation
+// were made with one credential under one trust epoch. When either changes, or the
+// first leaf of a generation comes near its end, new requests use a new generation
+// and the old one drains. So no request is sent on a connection whose leaf has ended.
 type Mesh struct {
 	// Limit, where set, is how many connections there may be at a time, counted for
-	// each version of HTTP. A request waits a while for one, and then fails with
-	// route.ErrBusy. Set it before the first use.
+	// each endpoint and version of HTTP. A request waits a while for one, and then
+	// fails with route.ErrBusy. Set it before the first use.
 	Limit func() int
+	// Foreign says that no sidecar is at the other end but the program itself. Set it
+	// before the first use.
+	Foreign bool
 
-	src       identity.Source
-	clk       clock.Clock
-	endpoints []string
-	h1, h2    *mtls.Dialer
-	next      atomic.Uint32
+	src    identity.Source
+	clk    clock.Clock
+	set    *balance.Set[*place]
+	h1, h2 *mtls.Dialer
+}
+
+// A place is one endpoint of a Mesh, with its connections.
+type place struct {
+	mesh     *Mesh
+	endpoint *balance.Endpoint[*place]
 
 	current atomic.Pointer[generation]
 	mu      sync.Mutex // held to replace current
@@ -98,10 +107,11 @@ type generation struct {
 	streams    *pool
 }
 
-// NewMesh reaches the service expect at endpoints with src's credential.
-// Connections are registered in conns.
-func NewMesh(src identity.Source, expect identity.ID, endpoints []string, clk clock.Clock, conns *mtls.Conns) *Mesh {
-	m := &Mesh{src: src, clk: clk, endpoints: endpoints}
+// NewMesh reaches the service expect with src's credential, at no endpoint before
+// Update. Connections are registered in conns.
+func NewMesh(src identity.Source, expect identity.ID, clk clock.Clock, conns *mtls.Conns) *Mesh {
+	m := &Mesh{src: src, clk: clk}
+	m.set = balance.New(clk, func(e *balance.Endpoint[*place]) *place { return &place{mesh: m, endpoint: e} }, (*place).close)
 	m.h1 = mtls.NewDialer(src, expect, clk, mtls.HTTP1)
 	m.h2 = mtls.NewDialer(src, expect, clk, mtls.HTTP2)
 	m.h1.Conns, m.h2.Conns = conns, conns
@@ -109,20 +119,51 @@ func NewMesh(src identity.Source, expect identity.ID, endpoints []string, clk cl
 }
 
 func (m *Mesh) scheme() string  { return "https" }
-func (m *Mesh) mesh() bool      { return true }
-func (m *Mesh) address() string { return strings.Join(m.endpoints, ",") }
+func (m *Mesh) mesh() bool      { return !m.Foreign }
+func (m *Mesh) address() string { return m.set.Addresses() }
+
+// Endpoints are where the service is called.
+func (m *Mesh) Endpoints() balance.Endpoints { return m.set }
 
 // Close implements Upstream.
-func (m *Mesh) Close() {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if g := m.current.Swap(nil); g != nil {
+func (m *Mesh) Close() { m.set.Update("", nil) }
+
+// roundTrip sends r to an endpoint, and to another one where that could not be
+// reached. What was sent to one is sent to no other.
+func (m *Mesh) roundTrip(c carriage, r *http.Request, prepare preparation) (*http.Response, error) {
+	try := m.set.Begin()
+	for try.Endpoint != nil {
+		p, err := try.Kept.transport(c)
+		if err != nil {
+			try.Done()
+			return nil, err // of our own credential: another endpoint is no way out
+		}
+		resp, sent, err := p.roundTrip(r, prepare)
+		if err == nil {
+			try.Reached()
+			return resp, nil
+		}
+		try.Failed(r.Context(), err, sent || ours(err))
+	}
+	return nil, try.Err
+}
+
+// ours says that err is no fault of the endpoint.
+func ours(err error) bool {
+	code, _ := route.Failure(err)
+	return code == route.NoCredential || code == route.UpstreamBusy
+}
+
+func (p *place) close() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if g := p.current.Swap(nil); g != nil {
 		g.retire()
 	}
 }
 
-func (m *Mesh) transport(c carriage) (*pool, error) {
-	g, err := m.generation()
+func (p *place) transport(c carriage) (*pool, error) {
+	g, err := p.generation()
 	if err != nil {
 		return nil, err
 	}
@@ -135,7 +176,8 @@ func (m *Mesh) transport(c carriage) (*pool, error) {
 	return g.h1, nil
 }
 
-func (m *Mesh) generation() (*generation, error) {
+func (p *place) generation() (*generation, error) {
+	m := p.mesh
 	cred, err := m.src.Credential()
 	if err != nil {
 		return nil, err
@@ -151,62 +193,57 @@ func (m *Mesh) generation() (*generation, error) {
 	good := func(g *generation) bool {
 		return g != nil && g.credential == cred && g.epoch == trust.Epoch && now.UnixNano() < g.ends.Load()
 	}
-	if g := m.current.Load(); good(g) {
+	if g := p.current.Load(); good(g) {
 		return g, nil
 	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if g := m.current.Load(); good(g) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if g := p.current.Load(); good(g) {
 		return g, nil
 	}
 	g := &generation{credential: cred, epoch: trust.Epoch}
 	// Our own leaf's end is not lowered by the margin: it is renewed long before,
 	// and if not, the last seconds are better used than refused.
 	g.ends.Store(cred.NotAfter().UnixNano())
-	g.h1 = m.newPool(g, m.h1, mtls.HTTP1)
-	g.h2 = m.newPool(g, m.h2, mtls.HTTP2)
-	g.streams = m.newPool(g, m.h2, mtls.HTTP2)
+	g.h1 = p.newPool(g, m.h1, mtls.HTTP1)
+	g.h2 = p.newPool(g, m.h2, mtls.HTTP2)
+	g.streams = p.newPool(g, m.h2, mtls.HTTP2)
 	g.streams.t.ResponseHeaderTimeout = 0
-	if old := m.current.Swap(g); old != nil {
+	if old := p.current.Swap(g); old != nil {
 		old.retire()
 	}
 	return g, nil
 }
 
-func (m *Mesh) newPool(g *generation, d *mtls.Dialer, alpn string) *pool {
-	p := newPool(newTransport(meshIdle), m.scheme(), alpn == mtls.HTTP2, m.clk, func(ctx context.Context) (net.Conn, error) {
-		c, err := m.dial(ctx, d, "tcp", alpn)
+func (p *place) newPool(g *generation, d *mtls.Dialer, alpn string) *pool {
+	m := p.mesh
+	connections := newPool(newTransport(meshIdle), m.scheme(), alpn == mtls.HTTP2, m.clk, func(ctx context.Context) (net.Conn, error) {
+		c, err := p.dial(ctx, d, alpn)
 		if err != nil {
 			return nil, err
 		}
 		g.lower(mtls.Ends(c).Add(-leafMargin))
 		return c, nil
 	})
-	p.limit = m.Limit
-	return p
+	connections.limit, connections.ended = m.Limit, p.endpoint.Done
+	return connections
 }
 
-// dial tries the endpoints in turn, from the next one on. Nothing was sent where
-// it fails, so another may be tried.
-func (m *Mesh) dial(ctx context.Context, d *mtls.Dialer, network, alpn string) (net.Conn, error) {
-	if len(m.endpoints) == 0 {
-		return nil, &net.DNSError{Err: "the service has no endpoint", IsNotFound: true}
+func (p *place) dial(ctx context.Context, d *mtls.Dialer, alpn string) (net.Conn, error) {
+	if limit := p.mesh.set.DialTime(); limit > 0 {
+		var done func()
+		ctx, done = context.WithTimeout(ctx, limit)
+		defer done()
 	}
-	first, start := error(nil), int(m.next.Add(1))
-	for i := range m.endpoints {
-		c, err := d.DialContext(ctx, network, m.endpoints[(start+i)%len(m.endpoints)])
-		if err == nil && alpn == mtls.HTTP2 && c.ConnectionState().NegotiatedProtocol != alpn {
-			_ = c.Close()
-			err = errors.New("the upstream does not speak HTTP/2")
-		}
-		if err == nil {
-			return c, nil
-		}
-		if first == nil {
-			first = err
-		}
+	c, err := d.DialContext(ctx, "tcp", p.endpoint.Address)
+	if err == nil && alpn == mtls.HTTP2 && c.ConnectionState().NegotiatedProtocol != alpn {
+		_ = c.Close()
+		err = errors.New("the upstream does not speak HTTP/2")
 	}
-	return nil, first
+	if err != nil {
+		return nil, err // not c, which would be an interface of nothing
+	}
+	return c, nil
 }
 
 // lower keeps the earliest end.
@@ -308,14 +345,19 @@ func (a *App) Dial(ctx context.Context) (net.Conn, error) {
 	return c, nil
 }
 
-func (a *App) transport(c carriage) (*pool, error) {
+func (a *App) roundTrip(c carriage, r *http.Request, prepare preparation) (*http.Response, error) {
+	resp, _, err := a.transport(c).roundTrip(r, prepare)
+	return resp, err
+}
+
+func (a *App) transport(c carriage) *pool {
 	switch c {
 	case streaming:
-		return a.streams, nil
+		return a.streams
 	case upgrading:
-		return a.upgrading, nil
+		return a.upgrading
 	}
-	return a.p, nil
+	return a.p
 }
 
 func (a *App) scheme() string  { return "http" }
