@@ -321,7 +321,7 @@ func TestMetricsAreNamed(t *testing.T) {
 	t.Parallel()
 	pattern := regexp.MustCompile(`"(parley_[a-z_]+)"`)
 	var want, got []string
-	for _, dir := range []string{"internal/node", "internal/node/agent", "internal/proxy", "internal/gate", "internal/audit/spool", "internal/mtls", "internal/fetch"} {
+	for _, dir := range []string{"internal/node", "internal/node/agent", "internal/proxy", "internal/gate", "internal/audit/spool", "internal/mtls", "internal/fetch", "internal/resolve"} {
 		files, err := filepath.Glob(dir + "/*.go")
 		if err != nil || len(files) == 0 {
 			t.Fatal(dir, err)

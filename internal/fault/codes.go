@@ -61,6 +61,8 @@ const (
 	NotRunning    Code = "PAR-4005" // a change that is stored and does not run in full
 	AppDown       Code = "PAR-4006" // nothing takes the calls of a service
 	IssuerKeys    Code = "PAR-4007" // keys of a token issuer that are not loaded or not used
+	EndpointName  Code = "PAR-4008" // the DNS name of an endpoint that cannot be looked up
+	AppUnhealthy  Code = "PAR-4009" // an application that says it is not well
 
 	// The ports of applications, beside the sidecars.
 	FirewallUnusable Code = "PAR-4021" // the packet filter cannot be read or changed

@@ -153,6 +153,7 @@ func (c *change) far(k meshKey, at places) error {
 				return fmt.Errorf("%s: no source of its credential", k.local)
 			}
 			u = c.proxy.newMesh(k, src)
+			u.endpoints.Watch(c.proxy.meters.unreached.With(at.local, at.service).Inc)
 			c.made = append(c.made, u)
 		}
 		c.upstreams[k] = u
@@ -196,6 +197,12 @@ func (c *change) commit() {
 	for key, u := range p.upstreams {
 		if _, ok := c.upstreams[key]; !ok {
 			u.close()
+			p.meters.forgetEndpoints(u.places)
+		}
+	}
+	for _, u := range c.upstreams {
+		if u.endpoints != nil {
+			p.meters.watchEndpoints(u.places, u.endpoints)
 		}
 	}
 	p.sockets, p.listeners, p.upstreams, p.failed = c.sockets, c.listeners, c.upstreams, c.failed

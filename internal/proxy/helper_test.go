@@ -36,6 +36,7 @@ type house struct {
 	attest  func(service string, conn net.Conn) (call.Process, error)
 	appPort func(snapshot.Service) error
 	appConn func(user string, conn net.Conn) error
+	lookup  func(name string) []string
 }
 
 func newHouse(t testing.TB, ca *mtlstest.CA, trust *identity.Trust, names ...string) *house {
@@ -49,6 +50,14 @@ func newSmallHouse(t testing.TB, ca *mtlstest.CA, trust *identity.Trust, connect
 	double := xtest.NewGate(t)
 	h := newHouseOf(t, ca, trust, double, connections, names...)
 	h.gate = double
+	return h
+}
+
+// newLookupHouse knows DNS names of endpoints.
+func newLookupHouse(t testing.TB, ca *mtlstest.CA, trust *identity.Trust, lookup func(string) []string, names ...string) *house {
+	t.Helper()
+	h := newHouse(t, ca, trust, names...)
+	h.lookup = lookup
 	return h
 }
 
@@ -88,8 +97,16 @@ func newHouseOf(t testing.TB, ca *mtlstest.CA, trust *identity.Trust, gate route
 			return h.appConn(user, c)
 		},
 		MaxConnections: connections,
-		Clock:          clock.System{},
-		Logger:         slog.New(slog.NewTextHandler(h, &slog.HandlerOptions{Level: slog.LevelError})),
+		Lookup: func(name string) []string {
+			h.mu.Lock()
+			defer h.mu.Unlock()
+			if h.lookup == nil {
+				return nil
+			}
+			return h.lookup(name)
+		},
+		Clock:  clock.System{},
+		Logger: slog.New(slog.NewTextHandler(h, &slog.HandlerOptions{Level: slog.LevelError})),
 	})
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)

@@ -30,6 +30,7 @@ import (
 	"github.com/parleymesh/parley/internal/identity"
 	"github.com/parleymesh/parley/internal/metric"
 	"github.com/parleymesh/parley/internal/proxy"
+	"github.com/parleymesh/parley/internal/resolve"
 	"github.com/parleymesh/parley/internal/workload"
 )
 
@@ -98,6 +99,7 @@ type Agent struct {
 	sink     *watched
 	spool    *spool.Spool
 	issuers  *fetch.Issuers
+	names    *resolve.Names
 	gate     *gate.Gate
 	proxy    *proxy.Proxy
 	attestor *attest.Attestor
@@ -145,8 +147,12 @@ func Open(cfg Config) (*Agent, error) {
 	a.issuers = fetch.NewIssuers(fetch.Config{Clock: cfg.Clock, Logger: cfg.Logger, Metrics: cfg.Metrics})
 	a.gate = gate.New(gate.Config{Host: cfg.Host, Recorder: sp, Clock: cfg.Clock, Logger: cfg.Logger, Metrics: cfg.Metrics, Issuers: a.issuers})
 	a.gate.SetTrust(a.trust.Load)
+	a.names = resolve.New(resolve.Config{
+		Lookup: net.DefaultResolver.LookupNetIP, Changed: func() { a.proxy.Resolved() },
+		Clock: cfg.Clock, Logger: cfg.Logger, Metrics: cfg.Metrics,
+	})
 	a.proxy = proxy.New(proxy.Config{
-		Gate: a.gate, Source: a.keepers.source, Attest: a.attest, AppPort: a.appPort, AppConn: appConn,
+		Gate: a.gate, Source: a.keepers.source, Attest: a.attest, AppPort: a.appPort, AppConn: appConn, Lookup: a.names.Lookup,
 		Clock: cfg.Clock, Logger: cfg.Logger, Metrics: cfg.Metrics,
 	})
 	a.workload = workload.NewServer(workload.Config{Backend: backend{a}, MaxConnections: workloadShare(limitOfDescriptors()), Host: cfg.Host, Clock: cfg.Clock, Logger: cfg.Logger})
@@ -200,6 +206,7 @@ func (a *Agent) Run(ctx context.Context, drain time.Duration) error {
 	a.workload.Stop()
 	rest.Wait()
 	a.issuers.Stop()
+	a.names.Stop()
 	a.keepers.stop()
 	a.flush(drainCtx)
 	stopLog()
@@ -270,5 +277,6 @@ func (a *Agent) Record(e *audit.Event) {
 // Close releases an agent that was never run.
 func (a *Agent) Close() error {
 	a.issuers.Stop()
+	a.names.Stop()
 	return errors.Join(a.socket.Close(), a.spool.Close())
 }

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"net"
 	"slices"
 	"strconv"
 	"strings"
@@ -12,6 +13,7 @@ import (
 	"github.com/parleymesh/parley/internal/enrol/attest"
 	"github.com/parleymesh/parley/internal/fault"
 	"github.com/parleymesh/parley/internal/fetch"
+	"github.com/parleymesh/parley/internal/resolve"
 	"github.com/parleymesh/parley/internal/snapshot"
 )
 
@@ -145,6 +147,10 @@ func (a *Agent) Findings() []api.Finding {
 		f := issuerFault(p)
 		out = append(out, api.Finding{Code: string(f.Code), Message: f.Message, Help: f.Hint})
 	}
+	for _, p := range a.names.Problems() {
+		f := nameFault(p)
+		out = append(out, api.Finding{Code: string(f.Code), Message: f.Message, Help: f.Hint})
+	}
 	slices.SortFunc(out, func(x, y api.Finding) int { return strings.Compare(x.Message, y.Message) })
 	return out
 }
@@ -164,6 +170,16 @@ func issuerFault(p fetch.Problem) *fault.Fault {
 		return fault.New(fault.IssuerKeys, hint, "the keys of issuer %s cannot be loaded again, those of before are used until %s: %s", p.Name, p.Until.UTC().Format(time.RFC3339), why)
 	}
 	return fault.New(fault.IssuerKeys, "tell whoever runs the issuer", "a key of issuer %s is not used: %s", p.Name, why)
+}
+
+// nameFault says what is wrong with the DNS name of an endpoint.
+func nameFault(p resolve.Problem) *fault.Fault {
+	host, _, _ := net.SplitHostPort(p.Name)
+	kept := "it leads nowhere"
+	if p.Kept > 0 {
+		kept = strconv.Itoa(p.Kept) + " addresses are used"
+	}
+	return fault.New(fault.EndpointName, "on this host: getent ahosts "+host, "the name of endpoint %s cannot be looked up in full, and %s: %v", p.Name, kept, p.Err)
 }
 
 // noteAccount looks at what whoever runs as a service may do to its selectors.

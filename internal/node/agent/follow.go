@@ -76,7 +76,7 @@ func (a *Agent) apply(ctx context.Context, u link.Update) error {
 		return err
 	}
 	a.undecided = false
-	ready := append(a.keepers.reconcile(u.Snapshot), a.keepers.renew(freed)...)
+	ready := slices.Concat(a.keepers.reconcile(u.Snapshot), a.keepers.renew(freed), a.names.Apply(names(u.Snapshot)))
 	wait, done := context.WithTimeout(ctx, FirstCredential)
 	defer done()
 	for _, r := range ready {
@@ -92,6 +92,22 @@ func (a *Agent) apply(ctx context.Context, u link.Update) error {
 	a.tried(&u, err)
 	a.changed.send()
 	return err
+}
+
+// names are the DNS names of endpoints that services and gateways of s call.
+func names(s *snapshot.Snapshot) (all []string) {
+	for _, v := range s.Services {
+		for _, o := range v.Outbound {
+			all = append(all, o.Names...)
+		}
+	}
+	for _, g := range s.Gateways {
+		for _, r := range g.Routes {
+			all = append(all, r.Names...)
+		}
+	}
+	slices.Sort(all)
+	return slices.Compact(all)
 }
 
 // lookEvery is how often the applications of the snapshot are looked at: for how

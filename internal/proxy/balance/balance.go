@@ -60,8 +60,8 @@ type Set[T any] struct {
 	state atomic.Pointer[state[T]]
 	turn  atomic.Uint32
 	mu    sync.Mutex // held to replace state
-	// failures are the tries that failed, ever.
-	failures atomic.Uint64
+	// failed is told of each try that found an endpoint unreachable.
+	failed func()
 }
 
 // A state is immutable but for the counts of its endpoints.
@@ -86,7 +86,7 @@ type Endpoint[T any] struct {
 // New is a set without endpoints. For each that comes keep says what is kept; for
 // each that goes drop gets it back.
 func New[T any](clk clock.Clock, keep func(*Endpoint[T]) T, drop func(T)) *Set[T] {
-	s := &Set[T]{clk: clk, keep: keep, drop: drop}
+	s := &Set[T]{clk: clk, keep: keep, drop: drop, failed: func() {}}
 	s.state.Store(&state[T]{})
 	return s
 }
@@ -96,7 +96,7 @@ type Endpoints interface {
 	Update(mode Mode, addresses []string)
 	Len() int
 	Avoided() int
-	Failures() uint64
+	Watch(failed func())
 }
 
 // Update makes addresses the endpoints. Those that stay keep all that is known and
@@ -147,8 +147,9 @@ func (s *Set[T]) Avoided() (n int) {
 	return n
 }
 
-// Failures is how many tries found an endpoint that could not be reached.
-func (s *Set[T]) Failures() uint64 { return s.failures.Load() }
+// Watch has failed told of each try that found an endpoint unreachable. It is for
+// before the first use.
+func (s *Set[T]) Watch(failed func()) { s.failed = failed }
 
 // Addresses are those of all endpoints, for the record of a call that found none.
 func (s *Set[T]) Addresses() string {
@@ -293,7 +294,7 @@ func (e *Endpoint[T]) Reached() {
 // unreachable leaves the endpoint out for a while.
 func (e *Endpoint[T]) unreachable() {
 	now := e.set.clk.Now()
-	e.set.failures.Add(1)
+	e.set.failed()
 	if e.out.Load() > now.UnixNano() {
 		return // of many that failed at once each would double the time
 	}
