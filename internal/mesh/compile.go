@@ -123,8 +123,8 @@ func (c *compiler) service(name string, s *Service) snapshot.Service {
 }
 
 func (c *compiler) outbound(from string, to *Call) snapshot.Outbound {
-	endpoints, protocol := c.endpoints(to.To)
-	out := snapshot.Outbound{To: to.To, ToID: c.id(to.To), Protocol: protocol, Places: snapshot.Places{Endpoints: endpoints}}
+	places, protocol := c.places(to.To)
+	out := snapshot.Outbound{To: to.To, ToID: c.id(to.To), Protocol: protocol, Places: places}
 	if s := c.f.Services[to.To]; s != nil {
 		out.WebSocket = s.Inbound.webSocket()
 	}
@@ -152,20 +152,6 @@ func (in *Inbound) webSocket() *snapshot.WebSocket {
 	return &snapshot.WebSocket{}
 }
 
-// endpoints are where the service called name is reached, and its protocol. In a
-// mesh of several hosts, agents announce them.
-func (c *compiler) endpoints(name string) ([]string, string) {
-	s := c.f.Services[name]
-	if s == nil || s.Inbound == nil {
-		c.fail(fmt.Errorf("%s cannot be called", name))
-		return nil, http
-	}
-	if len(c.f.Hosts) > 0 {
-		return []string{}, s.Inbound.Protocol
-	}
-	return []string{c.address(s.Inbound.Listen).reach()}, s.Inbound.Protocol
-}
-
 func (c *compiler) gateway(name string, g *Gateway) snapshot.Gateway {
 	out := snapshot.Gateway{Name: name, ID: c.id("gateway/" + name), RunsOn: slices.Clone(g.RunsOn), Listen: c.address(g.Listen).String(), Routes: []snapshot.Route{}}
 	if t := g.TLS; t != nil {
@@ -178,7 +164,7 @@ func (c *compiler) gateway(name string, g *Gateway) snapshot.Gateway {
 	for i, r := range g.Routes {
 		id := fmt.Sprintf("gateway.%s.routes[%d]", name, i)
 		route := snapshot.Route{PolicyTarget: fmt.Sprintf("%s/routes[%d]", name, i), To: r.To, ToID: c.id(r.To), ForwardToken: r.ForwardToken}
-		route.Endpoints, _ = c.endpoints(r.To)
+		route.Places, _ = c.places(r.To)
 		if ws := r.WebSocket; ws != nil {
 			route.WebSocket = &snapshot.WebSocket{Origins: slices.Clone(ws.Origins)}
 		}
@@ -193,7 +179,10 @@ func (c *compiler) gateway(name string, g *Gateway) snapshot.Gateway {
 		onward := rule
 		onward.Target, onward.From = r.To, []identity.ID{out.ID}
 		rule.Any = requirements(r.Require)
-		c.rules = append(c.rules, rule, onward)
+		c.rules = append(c.rules, rule)
+		if !route.Foreign { // otherwise no agent decides
+			c.rules = append(c.rules, onward)
+		}
 		out.Routes = append(out.Routes, route)
 	}
 	return out

@@ -147,6 +147,11 @@ func (d *differ) services() {
 			d.runsOn("service", name, old.RunsOn, new.RunsOn)
 			d.runsAs(name, old.RunsAs, new.RunsAs)
 			d.inbound(name, old.Inbound, new.Inbound)
+			d.changed("service", name, "endpoints", list(old.Endpoints), list(new.Endpoints))
+			if old.Inbound == nil && new.Inbound == nil {
+				d.changed("service", name, "protocol", old.protocol(), new.protocol())
+			}
+			d.changed("service", name, "balance", old.Balance, new.Balance)
 		}
 	}
 }
@@ -186,6 +191,11 @@ func (d *differ) inbound(name string, old, new *Inbound) {
 		d.changed("service", name, "probe", old.Probe.String(), new.Probe.String())
 		d.changed("service", name, "app_protocol", cmp.Or(old.AppProtocol, "http1"), cmp.Or(new.AppProtocol, "http1"))
 	}
+}
+
+// list is some texts, in order, as a person reads them.
+func list(texts []string) string {
+	return cmp.Or(strings.Join(slices.Sorted(slices.Values(texts)), ", "), "none")
 }
 
 // edges are all calls with their listener, by "from -> to".

@@ -75,6 +75,9 @@ func (l *finder) gateway(name string, g *Gateway) {
 func (l *finder) service(name string, s *Service) {
 	path := "services." + name
 	for i, c := range s.Calls {
+		if callee := l.f.Services[c.To]; callee != nil && callee.Inbound == nil {
+			continue // its program decides
+		}
 		if !l.allowed(name, c.To) {
 			l.add("call_without_rule", fmt.Sprintf("%s.calls[%d]", path, i), fmt.Sprintf("if it is to be called, see what would allow it: parley why %s %s%s", name, c.To, anyCall(l.f.Services[c.To])),
 				"%s calls %s, and no rule of %s allows it", name, c.To, c.To)

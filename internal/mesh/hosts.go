@@ -63,6 +63,10 @@ func (v *validator) runsOn(path, name string, hosts []string) {
 // host where none of it runs.
 func (v *validator) reachable(path, from string, on []string, to string) {
 	callee := v.f.Services[to]
+	v.atHome(path, from, on, to)
+	if callee.Inbound == nil || len(callee.Endpoints) > 0 {
+		return
+	}
 	a, bad := parseAddress(callee.Inbound.Listen, onAllInterfaces)
 	if bad != nil || callee.Inbound.Listen == "" || !a.local() {
 		return

@@ -82,8 +82,22 @@ type Service struct {
 	// match; at least one is.
 	RunsAs *RunsAs `yaml:"runs_as" schema:"required,some" hint:"say which processes are this service: runs_as: {user: NAME}"`
 	// Where the service is called: mutual TLS in front of the application. A
-	// service without it calls others and is not called.
+	// service without it and without endpoints calls others and is not called.
 	Inbound *Inbound `yaml:"inbound"`
+	// More places where the service is called, beside those that agents announce for
+	// its inbound: host:port, at most 64. The host is an IP address, or a DNS name that
+	// each caller's agent looks up again every 10 seconds; all its addresses are used.
+	// Whoever answers there must prove to be the service by mutual TLS, so a service
+	// whose program does that itself needs these and no inbound, and decides itself
+	// who may call it.
+	Endpoints []string `yaml:"endpoints" schema:"nonempty" hint:"write them like [10.0.0.7:9443, orders.internal:9443]"`
+	// What a service speaks that has endpoints and no inbound; http without it.
+	Protocol string `yaml:"protocol" schema:"enum=http|tcp"`
+	// How calls are spread over the endpoints: least_requests takes the one with fewer
+	// requests, or connections of a tcp service, under way of two that are drawn by
+	// lot; round_robin takes one after the other. Either avoids for a while what could
+	// not be reached.
+	Balance string `yaml:"balance" schema:"enum=least_requests|round_robin,default=least_requests"`
 	// The services that this one calls. Each gets a listener on this host that
 	// only this service's processes may use.
 	Calls []*Call `yaml:"calls"`

@@ -116,6 +116,7 @@ func (v *validator) service(name string, s *Service) {
 	v.name(path, name)
 	v.runsOn(path, name, s.RunsOn)
 	v.runsAs(path+".runs_as", s.RunsAs)
+	v.endpoints(path, name, s)
 	if in := s.Inbound; in != nil {
 		v.address(path+".inbound.listen", in.Listen, onAllInterfaces, false)
 		v.address(path+".inbound.app", in.App, onLoopback, true)
@@ -137,7 +138,10 @@ func (v *validator) service(name string, s *Service) {
 		}
 		first[c.To] = v.f.Line(at)
 	}
-	if len(s.Allow) > 0 && s.Inbound == nil {
+	if len(s.Allow) > 0 && s.Inbound == nil && len(s.Endpoints) > 0 {
+		v.contradicts(path+".allow", name+" allows calls and has no inbound", "no agent is in front of it to ask",
+			"remove it: the program of "+name+" decides itself who may call it")
+	} else if len(s.Allow) > 0 && s.Inbound == nil {
 		v.at(path+".allow", flaw{code: fault.MeshContradicts, message: fmt.Sprintf("%s allows calls and has no inbound", name), label: "nobody can call it", hint: "add under " + name + ": inbound: {listen: \":9443\", app: 127.0.0.1:8080}"})
 	}
 	for i, a := range s.Allow {
@@ -157,9 +161,9 @@ func (v *validator) call(path, from string, c *Call) {
 	switch callee := v.known(v.to(path), c.To); {
 	case c.To == from:
 		v.contradicts(v.to(path), from+" calls itself", "the service that this stands under", "remove it: a service reaches itself without the mesh")
-	case callee != nil && callee.Inbound == nil:
-		v.contradicts(v.to(path), c.To+" cannot be called", "it has no inbound",
-			fmt.Sprintf("add under %s (%s): inbound: {listen: \":9443\", app: 127.0.0.1:8080}; through a sidecar no program that uses the SDK can be called yet", c.To, v.src.where(v.f.Line("services."+c.To))))
+	case callee != nil && !callee.callable():
+		v.contradicts(v.to(path), c.To+" cannot be called", "it has no inbound and no endpoints",
+			fmt.Sprintf("add under %s (%s): inbound: {listen: \":9443\", app: 127.0.0.1:8080}; or endpoints: [HOST:PORT], where its program speaks mutual TLS itself", c.To, v.src.where(v.f.Line("services."+c.To))))
 	case callee != nil && v.f.Services[from] != nil:
 		v.reachable(v.to(path), from, v.f.Services[from].RunsOn, c.To)
 	}

@@ -124,10 +124,10 @@ func (v *validator) route(gateway, at string, r *Route) {
 	if s := v.known(at+".to", r.To); s != nil {
 		where := v.src.where(v.f.Line("services." + r.To))
 		switch {
-		case s.Inbound == nil:
-			v.contradicts(at+".to", r.To+" cannot be called", "it has no inbound", fmt.Sprintf("add under %s (%s): inbound: {listen: \":9443\", app: 127.0.0.1:8080}", r.To, where))
-		case s.Inbound.Protocol == tcp:
-			v.contradicts(at+".to", "a route to a tcp service", "a gateway forwards HTTP requests", fmt.Sprintf("write protocol: http under its inbound if it speaks HTTP (%s)", where))
+		case !s.callable():
+			v.contradicts(at+".to", r.To+" cannot be called", "it has no inbound and no endpoints", fmt.Sprintf("add under %s (%s): inbound: {listen: \":9443\", app: 127.0.0.1:8080}", r.To, where))
+		case s.protocol() == tcp:
+			v.contradicts(at+".to", "a route to a tcp service", "a gateway forwards HTTP requests", fmt.Sprintf("write protocol: http there if it speaks HTTP (%s)", where))
 		default:
 			v.reachable(at+".to", "gateway "+gateway, v.f.Gateways[gateway].RunsOn, r.To)
 		}
