@@ -103,6 +103,7 @@ func (c *compiler) service(name string, s *Service) snapshot.Service {
 			Protocol: in.Protocol, AppHTTP2: in.AppProtocol == "http2", WebSocket: in.webSocket(),
 			Probe:          (*snapshot.Probe)(in.Probe.clone()),
 			PlaintextUntil: in.plaintextUntil(),
+			Health:         in.Health.compile(),
 		}
 	}
 	for _, to := range s.Calls {

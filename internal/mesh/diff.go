@@ -189,6 +189,7 @@ func (d *differ) inbound(name string, old, new *Inbound) {
 			d.webSocket("service", name, a.String(), b.String(), b == nil)
 		}
 		d.changed("service", name, "probe", old.Probe.String(), new.Probe.String())
+		d.changed("service", name, "health", old.Health.String(), new.Health.String())
 		d.changed("service", name, "app_protocol", cmp.Or(old.AppProtocol, "http1"), cmp.Or(new.AppProtocol, "http1"))
 	}
 }

@@ -153,6 +153,9 @@ type Inbound struct {
 	// send to the application itself, as each caller whose rules allow it. Without it,
 	// every probe ends at the sidecar, and so does this request with a query or a body.
 	Probe *Probe `yaml:"probe" hint:"name the request: probe: {path: /healthz}"`
+	// How the agent asks the application whether it can take calls. Without it whether
+	// its port answers.
+	Health *Health `yaml:"health" hint:"write health: {http: {path: /healthz}}, or leave it out to ask the port only"`
 }
 
 // A Probe is a request that does no harm.
@@ -161,6 +164,44 @@ type Probe struct {
 	Path string `yaml:"path" schema:"required" hint:"name one that only looks: path: /healthz"`
 	// Its HTTP method, in upper case.
 	Method string `yaml:"method" schema:"default=GET"`
+}
+
+// A Health is how the service's agent asks the application on its host whether it
+// can take calls. While it cannot, other hosts are not told to call it there.
+type Health struct {
+	// Whether its port answers: {}. So it is without a health, every 2 seconds.
+	TCP *TCPHealth `yaml:"tcp" hint:"write tcp: {}"`
+	// A GET, over the HTTP version that the application speaks.
+	HTTP *HTTPHealth `yaml:"http" hint:"write http: {path: /healthz}"`
+	// The health service of gRPC, grpc.health.v1, over HTTP/2 without TLS.
+	GRPC *GRPCHealth `yaml:"grpc" hint:"write grpc: {}, or grpc: {service: NAME}"`
+	// The time from one question to the next, 1s to 5m.
+	Interval time.Duration `yaml:"interval" schema:"default=5s"`
+	// How long an answer may take, 100ms to the interval.
+	Timeout time.Duration `yaml:"timeout" schema:"default=2s"`
+	// How many bad answers in a row make it unhealthy, 1 to 20. Where nothing listens
+	// on the port, http and grpc do not wait for that. The first answer of all decides
+	// alone.
+	UnhealthyThreshold int `yaml:"unhealthy_threshold" schema:"default=3"`
+	// How many good answers in a row make it healthy again, 1 to 20.
+	HealthyThreshold int `yaml:"healthy_threshold" schema:"default=2"`
+}
+
+// A TCPHealth asks whether the port answers; it has no keys.
+type TCPHealth struct{}
+
+// An HTTPHealth asks by HTTP.
+type HTTPHealth struct {
+	// The path, with a query perhaps: /healthz.
+	Path string `yaml:"path" schema:"required" hint:"state the path: path: /healthz"`
+	// The one status that is good, 200 to 599. Without it any from 200 to 299.
+	Status int `yaml:"status"`
+}
+
+// A GRPCHealth asks by gRPC.
+type GRPCHealth struct {
+	// The name of the service to ask about. Without it the server as a whole.
+	Service string `yaml:"service"`
 }
 
 // A WebSocket says that WebSocket connections are let through; it has no keys yet.

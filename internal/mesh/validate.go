@@ -121,6 +121,7 @@ func (v *validator) service(name string, s *Service) {
 		v.address(path+".inbound.listen", in.Listen, onAllInterfaces, false)
 		v.address(path+".inbound.app", in.App, onLoopback, true)
 		v.plaintext(path+".inbound", in)
+		v.health(path+".inbound.health", in)
 		if in.Protocol == tcp && in.WebSocket != nil {
 			v.contradicts(path+".inbound.websocket", "WebSocket for a tcp service", "the protocol is tcp", "remove it, since a tcp service relays whatever comes, or write protocol: http")
 		}

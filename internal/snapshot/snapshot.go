@@ -99,12 +99,37 @@ type Inbound struct {
 	// Probe is the one request of `parley verify` that reaches the application; nil
 	// lets none.
 	Probe *Probe `json:"probe,omitempty"`
+	// Health is how the application is asked whether it can take calls; nil looks
+	// whether its port answers.
+	Health *Health `json:"health,omitempty"`
 }
 
 // A Probe is a request that does no harm.
 type Probe struct {
 	Path   string `json:"path"` // canonical, without a query
 	Method string `json:"method"`
+}
+
+// The kinds of Health.
+const (
+	HealthTCP  = "tcp"
+	HealthHTTP = "http"
+	HealthGRPC = "grpc"
+)
+
+// A Health is how the application of a service is asked whether it can take calls.
+type Health struct {
+	Kind string `json:"kind"`
+	// Path, with a query perhaps, and Status are of HealthHTTP; 0 is any of 200 to 299.
+	Path   string `json:"path,omitempty"`
+	Status int    `json:"status,omitempty"`
+	// Service is of HealthGRPC; empty is the whole server.
+	Service  string        `json:"service,omitempty"`
+	Interval time.Duration `json:"interval"`
+	Timeout  time.Duration `json:"timeout"`
+	// Unhealthy and Healthy are how many answers in a row change its state.
+	Unhealthy int `json:"unhealthy"`
+	Healthy   int `json:"healthy"`
 }
 
 // Outbound is the application's way to one service: plaintext on loopback or a

@@ -117,6 +117,8 @@ const (
 	Settles = "settle"
 	// Balance is to spread calls over endpoints in another way than least requests.
 	Balance = "balance"
+	// Health is to ask applications whether they can take calls.
+	Health = "health"
 	// Listed are endpoints that are DNS names, or that no agent is in front of.
 	Listed = "listed_endpoints"
 	// EdgeFront is what stands in front of a gateway: redirect, HSTS, trusted proxies.
@@ -135,7 +137,7 @@ const (
 
 // Capabilities are those of this program, in order.
 func Capabilities() []string {
-	return []string{Balance, EdgeFront, Listed, Plaintext, Settles, Tokens, Verify, WebSocket, Withdraws}
+	return []string{Balance, EdgeFront, Health, Listed, Plaintext, Settles, Tokens, Verify, WebSocket, Withdraws}
 }
 
 // Needs are the capabilities without which s would not be enforced as it is meant.
@@ -146,6 +148,9 @@ func Needs(s *snapshot.Snapshot) []string {
 	}
 	if slices.ContainsFunc(s.Gateways, func(g snapshot.Gateway) bool { return g.Redirect != nil || g.HSTS != "" || g.Proxies != nil }) {
 		needs = append(needs, EdgeFront)
+	}
+	if slices.ContainsFunc(s.Services, func(v snapshot.Service) bool { return v.Inbound != nil && v.Inbound.Health != nil }) {
+		needs = append(needs, Health)
 	}
 	if anywhere(s, func(p snapshot.Places) bool { return len(p.Names) > 0 || p.Foreign }) {
 		needs = append(needs, Listed)

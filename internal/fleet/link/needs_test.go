@@ -32,6 +32,8 @@ func TestNeeds(t *testing.T) {
 		"name":               {snapshot.Snapshot{Services: []snapshot.Service{{Outbound: []snapshot.Outbound{{Places: snapshot.Places{Names: []string{"x:1"}}}}}}}, []string{link.Listed}},
 		"foreign":            {snapshot.Snapshot{Gateways: []snapshot.Gateway{{Routes: []snapshot.Route{{Places: snapshot.Places{Foreign: true}}}}}}, []string{link.Listed}},
 
+		"health": {snapshot.Snapshot{Services: []snapshot.Service{{Inbound: &snapshot.Inbound{Health: &snapshot.Health{}}}}}, []string{link.Health}},
+
 		"tokens":   {snapshot.Snapshot{Issuers: []snapshot.Issuer{{}}}, []string{link.Tokens}},
 		"redirect": {snapshot.Snapshot{Gateways: []snapshot.Gateway{{Redirect: &snapshot.Redirect{}}}}, []string{link.EdgeFront}},
 		"HSTS":     {snapshot.Snapshot{Gateways: []snapshot.Gateway{{}, {HSTS: "x"}}}, []string{link.EdgeFront}},

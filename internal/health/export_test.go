@@ -1,0 +1,4 @@
+package health
+
+// Answer and Question are for tests.
+var Answer, Question = answer, question
