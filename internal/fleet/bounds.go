@@ -13,6 +13,8 @@ const (
 	maxVersion      = 128              // bytes of its version, and of a capability
 	maxCapabilities = 256
 
+	spreadTime = 2 * time.Second // for other hosts to hear of a report
+
 	formerTime = 30 * time.Second // for the calls over a connection that has a successor
 
 	maxParts = 4096 // entries in each list of a report

@@ -439,6 +439,16 @@ func (l *Local) Watch(ctx context.Context, seen uint64) (link.Update, error) {
 // Report takes what the agent says of itself.
 func (l *Local) Report(r *link.Report) { l.fleet.heard(l.host, l.connection, r) }
 
+// Spread waits until every agent runs by what was reported, for at most two seconds.
+func (l *Local) Spread(ctx context.Context) {
+	ctx, done := context.WithTimeout(ctx, spreadTime)
+	defer done()
+	l.fleet.mu.Lock()
+	generation := l.fleet.state.generation
+	l.fleet.mu.Unlock()
+	l.fleet.Wait(ctx, generation)
+}
+
 // Issue asks for a certificate of id.
 func (l *Local) Issue(ctx context.Context, id identity.ID, csr []byte) ([]*x509.Certificate, error) {
 	return l.fleet.cfg.Registrar.Issue(ctx, l.host, id, csr)

@@ -32,6 +32,7 @@ const (
 	pingEvery   = 10 * time.Second
 	pingTimeout = 5 * time.Second
 	callTimeout = 20 * time.Second
+	spreadTime  = 2 * time.Second
 )
 
 // ClientConfig is what a Client works with. Every field but Advertise is required.
@@ -350,6 +351,15 @@ func (c *Client) Report(r *Report) {
 		return // it is about an update that is no longer the newest: another follows
 	}
 	c.tell(&next)
+}
+
+// Spread waits until what was reported is in force on other hosts, as far as can be
+// known here: for as long as that takes a fleet that is well. Without a server there
+// is nothing to wait for.
+func (c *Client) Spread(ctx context.Context) {
+	if connected, _ := c.State(); connected {
+		_ = c.cfg.Clock.Sleep(ctx, spreadTime)
+	}
 }
 
 // send sends reports as they come.

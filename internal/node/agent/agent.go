@@ -44,6 +44,9 @@ type ControlPlane interface {
 	IssueJWT(ctx context.Context, id identity.ID, audience []string) (string, time.Time, error)
 	// Report tells what runs here. It does not block.
 	Report(*link.Report)
+	// Spread waits until other hosts can know what was reported, within a time of
+	// its own.
+	Spread(ctx context.Context)
 	// NextOrder waits for something to try for `parley verify`, IssueProbe signs a
 	// certificate for that, and Assessed tells what came of it.
 	NextOrder(ctx context.Context) (assess.Order, error)
@@ -112,6 +115,8 @@ type Agent struct {
 	keepers  keepers
 	apps     *apps
 	closer   closer
+	checks   *checks
+	leaving  atomic.Bool // no service is announced any more
 	changed  broadcast
 	findings findings
 	hosting  sync.Mutex // held while the host is looked at for findings
@@ -140,7 +145,9 @@ func Open(cfg Config) (*Agent, error) {
 	if err != nil {
 		return nil, err
 	}
-	a := &Agent{cfg: cfg, sink: &watched{Sink: cfg.Sink}, spool: sp, attestor: attest.New(attest.Config{Clock: cfg.Clock}), apps: newApps(cfg.Clock, cfg.Logger)}
+	a := &Agent{cfg: cfg, sink: &watched{Sink: cfg.Sink}, spool: sp, attestor: attest.New(attest.Config{Clock: cfg.Clock})}
+	a.checks = newChecks(cfg.Clock, cfg.Logger, cfg.Metrics)
+	a.apps = newApps(cfg.Clock, cfg.Logger, a.checks.state)
 	a.closer = closer{filter: cfg.Firewall, listens: cfg.Listens, clk: cfg.Clock, logger: cfg.Logger}
 	a.trust.Store(&identity.Trust{})
 	a.keepers.init(a)
@@ -164,9 +171,11 @@ func Open(cfg Config) (*Agent, error) {
 }
 
 // Run runs the agent until ctx ends or a part of it fails, and then leaves
-// nothing running. Connections in flight get drain to end.
+// nothing running. Its services are withdrawn first, and go on until their callers
+// can know; then connections in flight get drain to end.
 func (a *Agent) Run(ctx context.Context, drain time.Duration) error {
-	ctx, cancel := context.WithCancel(ctx)
+	stop := ctx.Done()
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
 	// The sealer outlives the rest: the last events are sealed and collected
 	// after the listeners have closed.
@@ -196,9 +205,10 @@ func (a *Agent) Run(ctx context.Context, drain time.Duration) error {
 
 	var err error
 	select {
-	case <-ctx.Done():
+	case <-stop:
 	case err = <-fail:
 	}
+	a.withdraw(ctx)
 	cancel()
 	drainCtx, done := context.WithTimeout(context.WithoutCancel(ctx), drain)
 	defer done()
@@ -207,6 +217,7 @@ func (a *Agent) Run(ctx context.Context, drain time.Duration) error {
 	rest.Wait()
 	a.issuers.Stop()
 	a.names.Stop()
+	a.checks.stop()
 	a.keepers.stop()
 	a.flush(drainCtx)
 	stopLog()
@@ -278,5 +289,6 @@ func (a *Agent) Record(e *audit.Event) {
 func (a *Agent) Close() error {
 	a.issuers.Stop()
 	a.names.Stop()
+	a.checks.stop()
 	return errors.Join(a.socket.Close(), a.spool.Close())
 }

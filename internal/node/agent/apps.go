@@ -43,6 +43,8 @@ type apps struct {
 	clk    clock.Clock
 	logger *slog.Logger
 	try    func(ctx context.Context, addr string) error
+	// asked is where an application stands that is asked by its health.
+	asked func(service string) (appState, bool)
 
 	mu  sync.Mutex // guards all; held throughout look
 	all map[string]*watchedApp
@@ -54,8 +56,8 @@ type watchedApp struct {
 	tried time.Time // last, zero for never
 }
 
-func newApps(clk clock.Clock, logger *slog.Logger) *apps {
-	return &apps{clk: clk, logger: logger, try: tryApp}
+func newApps(clk clock.Clock, logger *slog.Logger, asked func(service string) (appState, bool)) *apps {
+	return &apps{clk: clk, logger: logger, try: tryApp, asked: asked}
 }
 
 // look brings what is known up to date and returns it, by service. A change is
@@ -63,6 +65,7 @@ func newApps(clk clock.Clock, logger *slog.Logger) *apps {
 func (a *apps) look(ctx context.Context, s *snapshot.Snapshot) map[string]appState {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	out := map[string]appState{}
 	known := a.all
 	a.all = map[string]*watchedApp{}
 	var wg sync.WaitGroup
@@ -70,6 +73,13 @@ func (a *apps) look(ctx context.Context, s *snapshot.Snapshot) map[string]appSta
 	for _, svc := range s.Services {
 		if svc.Inbound == nil {
 			continue
+		}
+		state, asked := a.asked(svc.Name)
+		if asked {
+			out[svc.Name] = state
+		}
+		if asked && (state.Down != nil || svc.Inbound.Health != nil && svc.Inbound.Health.Kind == snapshot.HealthTCP) {
+			continue // nothing is worse than that
 		}
 		w := known[svc.Name]
 		if w == nil || w.addr != svc.Inbound.App {
@@ -93,7 +103,6 @@ func (a *apps) look(ctx context.Context, s *snapshot.Snapshot) map[string]appSta
 		}
 	}
 	wg.Wait()
-	out := make(map[string]appState, len(a.all))
 	for name, w := range a.all {
 		out[name] = w.appState
 	}

@@ -27,6 +27,9 @@ type hand struct {
 
 func (h *hand) Now() time.Time { return time.Unix(1, 0).Add(h.ahead) }
 
+// unasked has no health to be asked by.
+func unasked(string) (appState, bool) { return appState{}, false }
+
 func called(apps ...string) *snapshot.Snapshot {
 	s := &snapshot.Snapshot{Services: []snapshot.Service{{Name: "caller"}}}
 	for _, app := range apps {
@@ -70,7 +73,7 @@ func TestAppsComeAndGo(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			clk, log := &hand{}, &bytes.Buffer{}
-			a := newApps(clk, slog.New(slog.NewTextHandler(log, nil)))
+			a := newApps(clk, slog.New(slog.NewTextHandler(log, nil)), unasked)
 			l, first := counting(t, at.network, at.listen)
 			addr := l.Addr().String()
 			listenAt := addr
@@ -129,7 +132,7 @@ func TestAppsComeAndGo(t *testing.T) {
 func TestAppsAreTriedSeldom(t *testing.T) {
 	t.Parallel()
 	clk := &hand{}
-	a := newApps(clk, slog.New(slog.DiscardHandler))
+	a := newApps(clk, slog.New(slog.DiscardHandler), unasked)
 	var tries int
 	var answer error
 	a.try = func(context.Context, string) error { tries++; return answer }

@@ -85,6 +85,7 @@ func (a *Agent) apply(ctx context.Context, u link.Update) error {
 		case <-wait.Done():
 		}
 	}
+	a.checks.apply(u.Snapshot)
 	a.findings.keep(serviceNames(u.Snapshot))
 	a.lookAtHost()
 	err := a.applyListeners(ctx, u.Snapshot)

@@ -21,13 +21,14 @@ const reportEvery = 2 * time.Second
 // reporting tells the control plane what runs here, whenever that changes.
 func (a *Agent) reporting(ctx context.Context) error {
 	for {
-		applied, changed := a.applied.wait(), a.changed.wait()
+		applied, changed, health := a.applied.wait(), a.changed.wait(), a.checks.changed.wait()
 		a.Tell(ctx)
 		tick, done := context.WithCancel(ctx)
 		go func() {
 			select {
 			case <-applied:
 			case <-changed:
+			case <-health:
 			case <-tick.Done():
 			}
 			done()
@@ -88,7 +89,7 @@ func (a *Agent) report(ctx context.Context) *link.Report {
 	for _, f := range a.Findings() {
 		r.Findings = append(r.Findings, link.FindingReport{Code: f.Code, Message: f.Message, Help: f.Help})
 	}
-	r.Endpoints = a.endpoints(u.Snapshot, open)
+	r.Endpoints = a.endpoints(u.Snapshot, open, apps)
 	for _, s := range a.gate.Plaintext() {
 		p := link.PlaintextReport{Service: s.Service, Count: s.Count, First: s.First.UTC(), Last: s.Last.UTC()}
 		if s.Address.IsValid() {
@@ -141,11 +142,14 @@ func withApp(s link.ServiceReport, app appState) link.ServiceReport {
 	return s
 }
 
-// endpoints are the services that can be called here: their listener is open, and
-// they have a certificate to show.
-func (a *Agent) endpoints(s *snapshot.Snapshot, open map[string]bool) (all []link.Endpoint) {
+// endpoints are the services that can be called here: their listener is open, their
+// application takes calls, and they have a certificate to show.
+func (a *Agent) endpoints(s *snapshot.Snapshot, open map[string]bool, apps map[string]appState) (all []link.Endpoint) {
+	if a.leaving.Load() {
+		return nil
+	}
 	for _, svc := range s.Services {
-		if svc.Inbound == nil || !open[svc.Name+".inbound"] {
+		if svc.Inbound == nil || !open[svc.Name+".inbound"] || apps[svc.Name].Down != nil {
 			continue
 		}
 		if _, _, err := a.Credential(svc.ID); err == nil {
@@ -153,6 +157,20 @@ func (a *Agent) endpoints(s *snapshot.Snapshot, open map[string]bool) (all []lin
 		}
 	}
 	return all
+}
+
+// withdraw announces no service any more, and waits until that is known where they
+// are called. They go on meanwhile: a caller that does not know yet is served.
+func (a *Agent) withdraw(ctx context.Context) {
+	a.leaving.Store(true)
+	a.telling.Lock()
+	announced := a.told != nil && len(a.told.Endpoints) > 0
+	a.telling.Unlock()
+	if u := a.current.Load(); u == nil || len(u.Snapshot.Hosts) == 0 || !announced {
+		return
+	}
+	a.Tell(ctx)
+	a.cfg.Control.Spread(ctx)
 }
 
 // wildcard is a listener's address with an IP address in every case.
