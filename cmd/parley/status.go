@@ -47,6 +47,7 @@ func (a *app) writeStatus(s *api.Status) {
 	t.Printf("%s   up %s\n\n", t.Paint(term.Strong, head), term.Span(s.Now.Sub(s.Since)))
 	a.writeEdges(s)
 	a.writeHosts(s)
+	a.writeEndpoints(s)
 	a.writePlaintext(s)
 	if a.flags.output == "wide" {
 		a.writeServices(s)
@@ -218,6 +219,27 @@ func (a *app) writePlaintext(s *api.Status) {
 			}
 			tab.Row(term.Look, address, term.Number(c.Calls), term.Relative(c.First, s.Now), term.Relative(c.Last, s.Now), c.Host)
 		}
+		a.term.Table(tab)
+		a.term.Printf("\n")
+	}
+}
+
+// writeEndpoints shows where services are called, where that is at more than one
+// place of this machine.
+func (a *app) writeEndpoints(s *api.Status) {
+	tab := &term.Table{Columns: []term.Column{{}, {Title: "SERVICE"}, {Title: "ENDPOINT"}, {Title: "HOST"}, {Title: "NOTE", Min: 24, Drop: 1}}}
+	wanted, rows := a.flags.output == "wide" || len(s.Hosts) > 0, 0
+	for _, v := range s.Services {
+		for _, e := range v.Endpoints {
+			mark, host, note := stateMarks[e.State], e.Host, e.Note
+			if e.Host == "" {
+				mark, host, note, wanted = term.None, "(listed)", "each caller finds out for itself", true
+			}
+			tab.Row(mark, v.Name, e.Address, host, note)
+			rows++
+		}
+	}
+	if wanted && rows > 0 {
 		a.term.Table(tab)
 		a.term.Printf("\n")
 	}

@@ -49,6 +49,31 @@ func (f *Fleet) endpoints(host string) func(service string) []string {
 	}
 }
 
+// announced are the endpoints of a as people are told of them. It requires f.mu.
+func (f *Fleet) announced(host string, a *agent) (all []link.Endpoint) {
+	if f.state.snapshot == nil {
+		return nil
+	}
+	for i := range f.state.snapshot.Services {
+		s := &f.state.snapshot.Services[i]
+		if s.Inbound == nil || len(s.RunsOn) > 0 && !slices.Contains(s.RunsOn, host) {
+			continue
+		}
+		for _, e := range a.report.Endpoints {
+			if e.Service != s.Name {
+				continue
+			}
+			for _, from := range []string{"", host} { // some are called from their own host only
+				if addr, ok := f.reach(host, a, e, from, s.Inbound.Listen); ok {
+					all = append(all, link.Endpoint{Service: s.Name, Address: addr})
+					break
+				}
+			}
+		}
+	}
+	return all
+}
+
 // reach is the address of an endpoint on the host called on, as seen from another
 // one: what is announced without an address of its own is where the host is. An
 // agent is believed about its own host and no other place, where callers would

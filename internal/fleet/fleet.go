@@ -189,6 +189,9 @@ type Host struct {
 	// Lacks are the capabilities for want of which it is not.
 	Lacks  []string
 	Report link.Report
+	// Endpoints are those of the report that other agents are told of, at the
+	// addresses where they are called from elsewhere.
+	Endpoints []link.Endpoint
 }
 
 // Hosts are those of the snapshot and those that are connected, in order of name.
@@ -212,6 +215,7 @@ func (f *Fleet) Hosts() []Host {
 		if a := f.agents[name]; a != nil {
 			h.Connected, h.Local, h.Version, h.Address = a.connection > 0, a.local(), a.version, a.remote
 			h.Current, h.Lacks, h.Report = f.current(a), a.lacks, a.report
+			h.Endpoints = f.announced(name, a)
 			if h.Since = a.since; !h.Connected {
 				h.Since = a.lost
 			}

@@ -36,8 +36,11 @@ func (s *survey) fill(st *control.RuntimeStatus) {
 			st.Audit.State, st.Audit.Note = api.StateFailed, s.on(h, "the newest events wait in the agent's log: "+h.Report.Delivery)
 		}
 	}
-	for _, v := range s.snap.Services {
-		st.Services = append(st.Services, s.service(v.Name, v.ID.String(), v.RunsOn))
+	for i := range s.snap.Services {
+		v := &s.snap.Services[i]
+		one := s.service(v.Name, v.ID.String(), v.RunsOn)
+		one.Endpoints = s.endpoints(v)
+		st.Services = append(st.Services, one)
 	}
 	for _, g := range s.snap.Gateways {
 		v := s.service(g.Name, g.ID.String(), g.RunsOn)

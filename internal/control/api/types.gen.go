@@ -305,6 +305,21 @@ type EdgeStatus struct {
 	To      string `json:"to"`
 }
 
+// EndpointStatus defines model for EndpointStatus.
+type EndpointStatus struct {
+	// Address host:port, or the host's own where it is not announced.
+	Address string `json:"address"`
+
+	// Host Where its agent is; absent where the mesh file lists it.
+	Host string `json:"host,omitempty,omitzero"`
+
+	// Note Why, where the state is not ok.
+	Note string `json:"note,omitempty,omitzero"`
+
+	// State ok: callers are told of it. Absent where the mesh file lists it: each caller finds out for itself.
+	State State `json:"state,omitempty,omitzero"`
+}
+
 // Entry An event as it stands in its log.
 type Entry struct {
 	// Cursor To go on behind this event.
@@ -661,6 +676,9 @@ type RuleRef struct {
 
 // ServiceStatus defines model for ServiceStatus.
 type ServiceStatus struct {
+	// Endpoints Where it is called.
+	Endpoints []EndpointStatus `json:"endpoints,omitempty,omitzero"`
+
 	// Help What to do then, where that is known.
 	Help string `json:"help,omitempty,omitzero"`
 
