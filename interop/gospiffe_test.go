@@ -28,6 +28,9 @@ func play(role string) int {
 			return talk(web, lines)
 		}
 	}
+	if url, ok := strings.CutPrefix(role, "load:"); ok {
+		return loadRole(url)
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
 	defer cancel()
 	var err error
