@@ -82,7 +82,7 @@ services:
 		if plane.announced() != 0 {
 			t.Errorf("%d endpoints are announced yet", plane.announced())
 		}
-		if _, err := http.Get("http://" + out + "/"); err != nil {
+		if _, err := client.Get("http://" + out + "/"); err != nil {
 			t.Errorf("the listeners are closed already: %v", err)
 		}
 	}

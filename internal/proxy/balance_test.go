@@ -338,3 +338,51 @@ func TestConnectionsAreSpread(t *testing.T) {
 		}
 	}
 }
+
+// A rolling stop as the fleet makes it, under load: the host is withdrawn, callers
+// hear of it, and then it drains. No call fails.
+func TestRollingStop(t *testing.T) {
+	t.Parallel()
+	for _, h2 := range []bool{false, true} {
+		for _, balance := range []string{"", "round_robin"} {
+			t.Run(fmt.Sprintf("h2 %t %s", h2, balance), func(t *testing.T) {
+				t.Parallel()
+				asked := make([]atomic.Int32, 2)
+				c := newCrowd(t, 2, call.HTTP, balance, says(t, asked))
+				ctx, stop := context.WithCancel(t.Context())
+				var calls, failed atomic.Int32
+				var wg sync.WaitGroup
+				for range 8 {
+					wg.Go(func() {
+						web := client(t, h2)
+						for ctx.Err() == nil {
+							calls.Add(1)
+							resp, err := web.Post(c.url+"/", "text/plain", io.LimitReader(zeros{}, 3000))
+							if err == nil {
+								_, err = io.Copy(io.Discard, resp.Body)
+								_ = resp.Body.Close()
+							}
+							if err != nil || resp.StatusCode != 200 {
+								failed.Add(1)
+							}
+						}
+					})
+				}
+				time.Sleep(400 * time.Millisecond)
+				c.route(snapshot.Places{Endpoints: []string{c.at[1]}, Balance: balance})
+				time.Sleep(20 * time.Millisecond)
+				grace, done := context.WithTimeout(t.Context(), 5*time.Second)
+				defer done()
+				if err := c.hosts[0].proxy.Drain(grace); err != nil {
+					t.Errorf("it did not drain: %v", err)
+				}
+				time.Sleep(300 * time.Millisecond)
+				stop()
+				wg.Wait()
+				if n := failed.Load(); n > 0 || calls.Load() < 20 || asked[0].Load() == 0 {
+					t.Errorf("%d of %d calls failed", n, calls.Load())
+				}
+			})
+		}
+	}
+}

@@ -19,7 +19,8 @@ import (
 
 func watchedBy(h *snapshot.Health) *snapshot.Snapshot {
 	return &snapshot.Snapshot{Services: []snapshot.Service{
-		{Name: "caller"}, {Name: "plain", Inbound: &snapshot.Inbound{App: "127.0.0.1:1"}},
+		{Name: "caller"},
+		{Name: "plain", Inbound: &snapshot.Inbound{App: "127.0.0.1:1"}},
 		{Name: "orders", Inbound: &snapshot.Inbound{App: "127.0.0.1:8080", Health: h}},
 	}}
 }
