@@ -73,6 +73,9 @@ type Fleet struct {
 	refusals   audit.Throttle[string]
 	connection uint64 // number of the last connection
 	phase      *phase // of a verification; nil for none
+	// awaited are hosts whose endpoints are not known since the server started; nil
+	// where nobody waits for them. See AwaitReturn.
+	awaited map[string]bool
 }
 
 // A state is what every agent is told its part of; immutable.
@@ -135,6 +138,7 @@ func (f *Fleet) change(with func(*state)) uint64 {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	with(&f.state)
+	f.returned()
 	f.next()
 	return f.state.generation
 }
@@ -166,7 +170,8 @@ func (f *Fleet) update(host string, seen uint64) (*link.Update, <-chan struct{})
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	st, a := f.state, f.agents[host]
-	if st.snapshot == nil || st.generation <= seen || len(st.snapshot.Hosts) == 0 && (a == nil || !a.local()) {
+	remote := a == nil || !a.local()
+	if st.snapshot == nil || st.generation <= seen || remote && (f.awaited != nil || len(st.snapshot.Hosts) == 0) {
 		return nil, f.changed
 	}
 	return &link.Update{

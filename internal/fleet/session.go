@@ -110,6 +110,7 @@ func (f *Fleet) heard(host string, connection uint64, r *link.Report) (moved boo
 	if r.Generation > a.wire {
 		a.report.Generation = 0 // nobody has tried what was not sent
 	}
+	f.returns(host)
 	if moved {
 		f.next()
 	}

@@ -182,6 +182,7 @@ func (s *Server) Resume(ctx context.Context) (int64, error) {
 		return 0, err
 	}
 	s.Publish(snap)
+	s.fleet.AwaitReturn()
 	return rev.Number, nil
 }
 
