@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -111,29 +112,31 @@ func (p *program) kill() {
 	p.ended <- nil
 }
 
-// states waits until site is announced on exactly these hosts, and agents can know.
-func (s *site) announced(hosts ...string) {
-	s.t.Helper()
-	s.until("site is on "+strings.Join(hosts, " and "), func() bool {
-		st, err := s.api.Status(context.Background())
-		if err != nil {
-			return false
-		}
-		var got []string
-		for _, v := range st.Services {
-			for _, e := range v.Endpoints {
-				if v.Name == "site" && e.State == api.StateOK {
-					got = append(got, e.Host)
-				}
+// isOn says whether site is announced on exactly these hosts.
+func (s *site) isOn(hosts ...string) bool {
+	st, err := s.api.Status(context.Background())
+	if err != nil {
+		return false
+	}
+	var got []string
+	for _, v := range st.Services {
+		for _, e := range v.Endpoints {
+			if v.Name == "site" && e.State == api.StateOK {
+				got = append(got, e.Host)
 			}
 		}
-		return fmt.Sprint(got) == fmt.Sprint(hosts)
-	})
+	}
+	return slices.Equal(got, hosts)
+}
+
+// announced waits until site is on exactly these hosts, and agents can know.
+func (s *site) announced(hosts ...string) {
+	s.t.Helper()
+	s.until("site is on "+strings.Join(hosts, " and "), func() bool { return s.isOn(hosts...) })
 	time.Sleep(500 * time.Millisecond)
 }
 
-// wantAll is a phase of the load in which no call may fail, and both, where it says
-// so, get some.
+// wantAll is a phase of the load in which no call may fail.
 func (s *site) wantAll(what string, during func()) {
 	s.t.Helper()
 	stop := s.load()
@@ -207,9 +210,14 @@ func (s *site) silence() {
 		s.t.Fatalf("%v: %s", err, out)
 	}
 	began := time.Now()
-	s.announced("a")
-	if took := time.Since(began); took > 30*time.Second {
-		s.t.Errorf("withdrawn after %s", took)
+	for !s.isOn("a") && time.Since(began) < 40*time.Second {
+		time.Sleep(100 * time.Millisecond)
 	}
+	took := time.Since(began)
+	if took > 30*time.Second {
+		s.t.Errorf("not withdrawn after %s", took)
+	}
+	s.t.Logf("withdrawn after %s of silence", took.Round(time.Second))
+	time.Sleep(500 * time.Millisecond)
 	s.wantAll("a host is silent", func() { time.Sleep(2 * time.Second) })
 }
