@@ -47,10 +47,16 @@ type ControlPlane interface {
 	// Spread waits until other hosts can know what was reported, within a time of
 	// its own.
 	Spread(ctx context.Context)
-	// NextOrder waits for something to try for `parley verify`, IssueProbe signs a
-	// certificate for that, and Assessed tells what came of it.
+	Orders
+}
+
+// Orders are what a server has the agent try for `parley verify`.
+type Orders interface {
+	// NextOrder waits for the next one.
 	NextOrder(ctx context.Context) (assess.Order, error)
+	// IssueProbe signs a certificate for probes.
 	IssueProbe(ctx context.Context, id identity.ID, flaw assess.Check, csr []byte) ([]*x509.Certificate, error)
+	// Assessed tells what came of an order.
 	Assessed(ctx context.Context, r *assess.Report) error
 }
 
