@@ -42,11 +42,7 @@ func identityStep(id identity.ID, run RuntimeStatus) api.Step {
 
 // channelAsked says how a call of target is protected, by the mesh file.
 func channelAsked(file *mesh.File, target string) api.Step {
-	s := file.Services[target]
-	in := s.Inbound
-	if in == nil && len(s.Endpoints) > 0 {
-		return api.Step{Name: "channel", State: api.StepOK, Text: fmt.Sprintf("TLS 1.3 with both certificates at %s, where the program of %s decides itself who may call it", strings.Join(s.Endpoints, ", "), target)}
-	}
+	in := file.Services[target].Inbound
 	if in == nil {
 		return api.Step{Name: "channel", State: api.StepNo, Text: target + " has no inbound: nothing listens for it"}
 	}

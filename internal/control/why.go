@@ -102,6 +102,9 @@ func checkCall(file *mesh.File, q *policy.Query) error {
 	if target == nil {
 		return unknownName("service", q.Target, slices.Sorted(maps.Keys(file.Services)))
 	}
+	if target.Inbound == nil && len(target.Endpoints) > 0 {
+		return fault.New(fault.BadRequest, "ask that program's own log, or give it a sidecar: inbound", "%s has no inbound: the program at its endpoints decides itself who may call it", q.Target)
+	}
 	if target.Inbound != nil && target.Inbound.Protocol == string(call.TCP) {
 		if q.Method != "" || q.Path != "" {
 			return fault.New(fault.BadRequest, "leave method and path out", "%s speaks TCP, which has neither method nor path", q.Target)

@@ -503,3 +503,18 @@ func TestWhyOfRefusalsBeforePolicy(t *testing.T) {
 		t.Errorf("why of an act: %v", err)
 	}
 }
+
+// Of a service without a sidecar nothing is known: that it would be denied is no
+// answer.
+func TestWhyOfAForeignService(t *testing.T) {
+	t.Parallel()
+	h := serve(t)
+	foreign := strings.Replace(meshFile, "gateway:\n", "  partner:\n    runs_as: {user: partner}\n    endpoints: [\"10.0.0.7:9443\"]\ngateway:\n", 1)
+	if _, err := h.client.Apply(t.Context(), request(foreign)); err != nil {
+		t.Fatal(err)
+	}
+	_, err := h.client.Why(t.Context(), api.ExplainParams{From: "web", To: "partner"})
+	if all := fault.All(err); len(all) != 1 || all[0].Code != fault.BadRequest || !strings.Contains(all[0].Message, "decides itself") {
+		t.Errorf("got %v", err)
+	}
+}
