@@ -198,6 +198,8 @@ func (v *validator) unknown(path, kind, name, section string, candidates []strin
 		}
 	} else if _, isGateway := v.f.Gateways[name]; isGateway && kind == "service" {
 		f.hint, f.replacement = fmt.Sprintf("a gateway is written `gateway/%s`", name), "gateway/"+name
+	} else if kind == "service" && slices.Contains([]string{"*", "any", "all", "everyone", "everybody"}, name) {
+		f.hint = "there is no word for everybody: name each service"
 	} else if kind == "host" && validName(name) {
 		f.hint = fmt.Sprintf("add it, if it is to join: hosts: {%s: {}}", name)
 	}
