@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"github.com/parleymesh/parley/internal/audit"
 	"github.com/parleymesh/parley/internal/call"
@@ -49,10 +50,31 @@ func (s *Server) failedStep(ctx context.Context, e *audit.Event) (api.Step, erro
 				now, help = standing(l.State, l.Note), l.Help
 			}
 		}
+		banned, err := s.bannedThen(ctx, e)
+		if err != nil {
+			return step, err
+		}
+		if banned != "" { // its handshake was refused, whatever the listener is
+			now, help = ", since "+banned+" was banned", "see who is: parley ban"
+		}
 	}
 	step.Text = fmt.Sprintf("it was allowed, and then %s at %s %s (%s)%s", what, cmp.Or(where, "an address that is not on record"), how, e.Call.Error, now)
 	step.Help = cmp.Or(help, seePort(where), step.Help)
 	return step, nil
+}
+
+// bannedThen names who of e was banned when it happened, and is still.
+func (s *Server) bannedThen(ctx context.Context, e *audit.Event) (string, error) {
+	bans, err := s.cfg.Bans.Bans(ctx)
+	if err != nil {
+		return "", fmt.Errorf("read the bans: %w", err)
+	}
+	for _, p := range []*audit.Party{e.Caller, e.Callee} {
+		if p != nil && slices.ContainsFunc(bans, func(b Ban) bool { return b.ID == p.ID && !b.Since.After(e.Time) }) {
+			return partyName(p), nil
+		}
+	}
+	return "", nil
 }
 
 // failures say what the far end of a call did.

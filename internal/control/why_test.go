@@ -3,6 +3,7 @@ package control_test
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -517,4 +518,38 @@ func TestWhyOfAForeignService(t *testing.T) {
 	if all := fault.All(err); len(all) != 1 || all[0].Code != fault.BadRequest || !strings.Contains(all[0].Message, "decides itself") {
 		t.Errorf("got %v", err)
 	}
+}
+
+// A banned caller's handshake is refused, which its own end sees as no connection.
+func TestWhyOfACallOfABannedCaller(t *testing.T) {
+	t.Parallel()
+	h := applied(t)
+	h.runtime.listeners = []api.ListenerStatus{{Name: "orders.inbound", State: api.StateOK}}
+	failed := func(at time.Time) string {
+		e, _ := callOf(t, "GET", audit.Allowed, "allowed")
+		e.Time, e.Call.Error, e.Call.Upstream = at, "upstream_refused", "127.0.0.1:9443"
+		h.record(t, e)
+		return e.ID
+	}
+	want := func(decision, text, help string) {
+		t.Helper()
+		why, err := h.client.Why(t.Context(), api.ExplainParams{Decision: decision})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if step := why.Steps[len(why.Steps)-1]; step.Text != text || step.Help != help {
+			t.Errorf("%q, %q", step.Text, step.Help)
+		}
+	}
+	const refused = "it was allowed, and then the inbound of orders at 127.0.0.1:9443 took no connection (upstream_refused)"
+	if _, err := h.client.Ban(t.Context(), api.BanRequest{Identity: "web"}); err != nil {
+		t.Fatal(err)
+	}
+	want(failed(start), refused+"; now ok", "see who listens: ss -ltnp 'sport = :9443'") // before that
+	banned := failed(time.Now())
+	want(banned, refused+", since web was banned", "see who is: parley ban")
+	if _, err := h.client.Unban(t.Context(), "web"); err != nil {
+		t.Fatal(err)
+	}
+	want(banned, refused+"; now ok", "see who listens: ss -ltnp 'sport = :9443'")
 }
