@@ -51,6 +51,7 @@ var questions = []struct {
 	{"verify", "verify", "verify_pass.json", 0},
 	{"verify_fail", "verify web orders", "verify_fail.json", 1},
 	{"verify_inconclusive", "verify", "verify_inconclusive.json", 3},
+	{"verify_refused", "verify web orders", "verify_refused.json", 1},
 	{"apply_dry_run", "apply -f testdata/mesh/parley.yaml --dry-run", "apply_dry_run.json", 0},
 	{"apply_exit_code", "apply -f testdata/mesh/parley.yaml -n --exit-code", "apply_dry_run.json", 1},
 	{"apply", "apply -f testdata/mesh/parley.yaml", "apply.json", 0},

@@ -128,7 +128,7 @@ var attacks = []struct{ title, checks string }{
 	{"no client certificate", "no_certificate"},
 	{"certificate of a foreign or look-alike CA", "foreign_ca look_alike_ca"},
 	{"certificate expired, or not valid yet", "expired not_yet_valid"},
-	{"certificate for servers only, or of two names", "wrong_usage two_names"},
+	{"certificate for servers, or of two names", "wrong_usage two_names"},
 	{"certificate of nobody in the mesh", "stranger"},
 	{"certificate for probes, elsewhere", "probe_misused"},
 	{"right certificate, forbidden caller", "wrong_identity"},
@@ -169,11 +169,24 @@ func (a *app) showVerification(v *verification) error {
 	case verdict == nil:
 		t.Printf("%s  %s made, none got through%s\n", t.Paint(term.Good, "PASS"), term.Count(s.Checks, "check"), warned(s.Warnings))
 	case errors.Is(verdict, errNo):
-		t.Printf("%s  %d of %s got through%s%s\n", t.Paint(term.Bad, "FAIL"), s.Failed, term.Count(s.Checks, "check"), warned(s.Warnings), v.untried())
+		t.Printf("%s  %s%s%s\n", t.Paint(term.Bad, "FAIL"), v.failure(), warned(s.Warnings), v.untried())
 	default:
 		t.Printf("%s  none of %s got through%s%s\n", t.Paint(term.Warn, "INCONCLUSIVE"), term.Count(s.Checks, "check"), warned(s.Warnings), v.untried())
 	}
 	return verdict
+}
+
+// failure is what failed: attacks that got through, and allowed calls that did not.
+func (v *verification) failure() string {
+	refused, _ := v.count("control", api.Failed)
+	var parts []string
+	if n := v.Summary.Failed - refused; n > 0 {
+		parts = append(parts, fmt.Sprintf("%d of %s got through", n, term.Count(v.Summary.Checks, "check")))
+	}
+	if refused > 0 {
+		parts = append(parts, term.Count(refused, "allowed call")+" failed")
+	}
+	return strings.Join(parts, ", ")
 }
 
 func warned(n int) string {

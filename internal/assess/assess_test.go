@@ -340,6 +340,9 @@ func TestControl(t *testing.T) {
 			if r.Outcome != want {
 				t.Errorf("%s: %s is %s (%s), want %s", name, r.Check, r.Outcome, r.Detail, want)
 			}
+			if r.Check == assess.Control && r.Help == "" {
+				t.Errorf("%s: nothing helps against %q", name, r.Detail)
+			}
 		}
 	}
 }

@@ -63,8 +63,13 @@ func (t *target) control(ctx context.Context) Result {
 	v, decision := t.allowed(ctx)
 	r := t.result(Control, v.outcome, v.detail)
 	r.Decision = decision
-	if v.outcome == Failed && decision != "" {
+	switch {
+	case v.outcome == Failed && decision != "":
 		r.Help = "parley why " + decision
+	case v.outcome == Failed: // in the handshake
+		r.Help = "see why it was refused: parley audit search --to " + t.edge.Callee + " --outcome denied"
+	case v.outcome == Inconclusive:
+		r.Help = "see whether it is up: parley status"
 	}
 	return r
 }
