@@ -165,7 +165,7 @@ func (c *checks) took(k *check, err error) (changed bool) {
 	case err != nil:
 		c.logger.Warn("an application cannot take calls", "service", k.service, "error", why)
 	case !first:
-		c.logger.Warn("an application can take calls again", "service", k.service)
+		c.logger.Info("an application can take calls again", "service", k.service)
 	}
 	k.Seen = k.Seen || err == nil
 	return true
