@@ -57,7 +57,11 @@ or not.`,
 			}
 			return node.StartHost(ctx, cfg)
 		}, func(n *node.Node) {
-			a.term.Notef("parley agent of host %s runs.\n\n  Workload API   unix://%s\n  data           %s\n", n.Host(), cfg.Socket, cfg.Dir)
+			socket, err := filepath.Abs(cfg.Socket) // in a URI, the first part of a relative path would be a host
+			if err != nil {
+				socket = cfg.Socket
+			}
+			a.term.Notef("parley agent of host %s runs.\n\n  Workload API   unix://%s\n  data           %s\n", n.Host(), socket, cfg.Dir)
 		})
 	}
 	return cmd
@@ -114,7 +118,7 @@ host until it is used or expires: bring it there as you would a password.`,
 			return a.term.Document("join_token", t)
 		}
 		a.term.Printf("%s\n", t.Token)
-		a.term.Notef("\ngood for host %s, once, %s\n", t.Host, "until "+term.Relative(t.Expires, a.clock.Now()))
+		a.term.Notef("\ngood for host %s, once; it ends %s\n", t.Host, term.Relative(t.Expires, a.clock.Now()))
 		a.term.Hintf("On that host:  parley agent --token-file FILE\n")
 		return nil
 	})

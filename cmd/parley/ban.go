@@ -1,6 +1,9 @@
 package main
 
 import (
+	"slices"
+	"strings"
+
 	"github.com/spf13/cobra"
 
 	"github.com/parleymesh/parley/cmd/parley/term"
@@ -28,9 +31,40 @@ exit code is then 1: such a host hears of it first when it comes back.`,
 		if err != nil {
 			return err
 		}
-		return a.showBan(r, "banned")
+		verdict := a.showBan(r, "banned")
+		a.noteStranger(cmd, c, args[0])
+		return verdict
 	})
 	return cmd
+}
+
+// noteStranger says that a name which was banned is nobody's: the one that was meant
+// is still in.
+func (a *app) noteStranger(cmd *cobra.Command, c *api.Client, name string) {
+	if a.term.JSON() || strings.HasPrefix(name, "spiffe://") {
+		return
+	}
+	st, err := c.Status(cmd.Context())
+	if err != nil || st.Revision == 0 {
+		return // the ban is what was asked for
+	}
+	var names []string
+	for _, s := range st.Services {
+		names = append(names, s.Name)
+	}
+	for _, g := range st.Gateways {
+		names = append(names, "gateway/"+g.Name)
+	}
+	for _, h := range st.Hosts {
+		names = append(names, "host/"+h.Name)
+	}
+	if slices.Contains(names, name) {
+		return
+	}
+	a.term.Notef("\n%s  revision %d has no %s, so nobody was cut off by this\n", a.term.Mark(term.Look), st.Revision, name)
+	if near := nearest(name, names); near != "" {
+		a.term.Notef("    did you mean %s? parley unban %s, then parley ban %s\n", near, name, near)
+	}
 }
 
 func (a *app) unbanCommand() *cobra.Command {

@@ -247,8 +247,15 @@ func (a *app) writeEndpoints(s *api.Status) {
 
 func (a *app) writeListeners(s *api.Status) {
 	tab := &term.Table{Columns: []term.Column{{}, {Title: "LISTENER"}, {Title: "END"}, {Title: "PROTOCOL"}, {Title: "ADDRESS"}, {Title: "LEADS TO"}}}
+	if len(s.Hosts) > 0 {
+		tab.Columns = append(tab.Columns, term.Column{Title: "HOST"})
+	}
 	for _, l := range s.Listeners {
-		tab.Row(stateMarks[l.State], l.Name, l.End, l.Protocol, l.Address, l.Target)
+		cells := []any{stateMarks[l.State], l.Name, l.End, l.Protocol, l.Address, l.Target}
+		if len(s.Hosts) > 0 {
+			cells = append(cells, l.Host)
+		}
+		tab.Row(cells...)
 	}
 	a.term.Table(tab)
 	a.term.Printf("\n")
