@@ -185,11 +185,50 @@ func (v *meshVerification) try() error {
 	if ctx.Err() != nil {
 		return v.ctx.Err()
 	}
+	if err := v.withdrawn(ctx); err != nil {
+		return err
+	}
 	if _, err := o.ban(ctx, v.verify, "parley verify "+v.run); err != nil {
 		return err
 	}
 	v.phase(ctx, assess.AfterBan)
 	return v.ctx.Err()
+}
+
+// withdrawn says where callees run and cannot be called now, besides the places that
+// were tried: what was not tried there is no pass. Where there is no place at all,
+// callers say so.
+func (v *meshVerification) withdrawn(ctx context.Context) error {
+	if len(v.file.Hosts) == 0 {
+		return nil
+	}
+	run, err := v.server.cfg.Runtime.Status(ctx)
+	if err != nil {
+		return fmt.Errorf("read what runs: %w", err)
+	}
+	down := map[string][]string{}
+	for _, s := range run.Services {
+		for _, e := range s.Endpoints {
+			if e.Host != "" && e.State != api.StateOK {
+				down[s.Name] = append(down[s.Name], fmt.Sprintf("%s on %s was not tried, since callers are not told of it: %s", s.Name, e.Host, e.Note))
+			}
+		}
+	}
+	for _, host := range slices.Sorted(maps.Keys(v.orders)) {
+		var results []assess.Result
+		for _, e := range v.orders[host].Edges {
+			if len(e.Endpoints) == 0 {
+				continue
+			}
+			for _, why := range down[e.Callee] {
+				results = append(results, assess.Result{Caller: e.Caller, Callee: e.Callee, Check: assess.Control, Outcome: assess.Inconclusive, Detail: why, Help: "parley status"})
+			}
+		}
+		if len(results) > 0 {
+			v.got(host, results)
+		}
+	}
+	return nil
 }
 
 // phase has every host that is still in it try p.

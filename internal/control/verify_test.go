@@ -236,3 +236,45 @@ func TestVerifyLeft(t *testing.T) {
 		t.Errorf("%d ends: %s", n, said)
 	}
 }
+
+// A place of the callee that callers are not told of was not tried, which is no pass.
+func TestVerifyNamesWhatIsWithdrawn(t *testing.T) {
+	t.Parallel()
+	h := serve(t)
+	const text = `trust_domain: shop.example
+hosts: {h1: {}, h2: {}, h3: {}}
+services:
+  web:
+    runs_on: [h1]
+    runs_as: {user: web}
+    calls: [orders]
+  orders:
+    runs_on: [h2, h3]
+    runs_as: {user: orders}
+    inbound: {listen: ":9443", app: 127.0.0.1:8080}
+    allow: [{from: [web]}]
+`
+	if _, err := h.client.Apply(t.Context(), api.ApplyRequest{Name: "parley.yaml", Text: text}); err != nil {
+		t.Fatal(err)
+	}
+	h.runtime.down = api.ServiceStatus{Name: "orders", State: api.StateWaiting, Endpoints: []api.EndpointStatus{
+		{Address: "10.0.0.2:9443", Host: "h2", State: api.StateOK},
+		{Address: ":9443", Host: "h3", State: api.StateWaiting, Note: "the host is not connected"},
+		{Address: "10.0.0.9:9443"}, // listed: nobody knows
+	}}
+	lines, err := h.verify(t, api.VerifyRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, l := range lines {
+		for _, r := range l.Results {
+			if r.Outcome == api.Inconclusive {
+				got = append(got, l.Host+": "+r.Caller+" -> "+r.Callee+" "+r.Check+": "+r.Detail)
+			}
+		}
+	}
+	if want := []string{"h1: web -> orders control: orders on h3 was not tried, since callers are not told of it: the host is not connected"}; !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
