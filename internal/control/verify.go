@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/parleymesh/parley/internal/assess"
@@ -210,7 +211,7 @@ func (v *meshVerification) withdrawn(ctx context.Context) error {
 	for _, s := range run.Services {
 		for _, e := range s.Endpoints {
 			if e.Host != "" && e.State != api.StateOK {
-				down[s.Name] = append(down[s.Name], fmt.Sprintf("%s on %s was not tried, since callers are not told of it: %s", s.Name, e.Host, e.Note))
+				down[s.Name] = append(down[s.Name], fmt.Sprintf("%s on %s was not tried, since callers are not told of it: %s", s.Name, e.Host, strings.TrimPrefix(e.Note, "on "+e.Host+": ")))
 			}
 		}
 	}

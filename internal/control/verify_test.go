@@ -259,7 +259,7 @@ services:
 	}
 	h.runtime.down = api.ServiceStatus{Name: "orders", State: api.StateWaiting, Endpoints: []api.EndpointStatus{
 		{Address: "10.0.0.2:9443", Host: "h2", State: api.StateOK},
-		{Address: ":9443", Host: "h3", State: api.StateWaiting, Note: "the host is not connected"},
+		{Address: ":9443", Host: "h3", State: api.StateWaiting, Note: "on h3: the host is not connected"},
 		{Address: "10.0.0.9:9443"}, // listed: nobody knows
 	}}
 	lines, err := h.verify(t, api.VerifyRequest{})
