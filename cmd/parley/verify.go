@@ -232,7 +232,10 @@ func (v *verification) count(checks string, outcome api.VerifyResultOutcome) (n,
 
 // table is one line an attack, the control not among them.
 func (v *verification) table() *term.Table {
-	tab := &term.Table{Columns: []term.Column{{}, {Title: "ATTACK", Min: 16}, {Title: "REFUSED", Right: true}, {Title: "GOT THROUGH", Min: 12}, {Title: "NOT TRIED", Min: 12, Drop: 1}}}
+	tab := &term.Table{Columns: []term.Column{{}, {Title: "ATTACK", Min: 16}, {Title: "REFUSED", Right: true}, {Title: "GOT THROUGH", Min: 12}}}
+	if v.Summary.Inconclusive > 0 {
+		tab.Columns = append(tab.Columns, term.Column{Title: "NOT TRIED", Min: 12, Drop: 1})
+	}
 	for _, at := range attacks[1:] {
 		refused, all := v.count(at.checks, api.Ok)
 		if all == 0 {
@@ -250,9 +253,21 @@ func (v *verification) table() *term.Table {
 		case len(through) > 0:
 			mark = term.Look
 		}
-		tab.Row(mark, at.title, fmt.Sprintf("%d/%d", refused, all), strings.Join(through, " "), strings.Join(untried, " "))
+		cells := []any{mark, at.title, fmt.Sprintf("%d/%d", refused, all), few(through)}
+		if v.Summary.Inconclusive > 0 {
+			cells = append(cells, few(untried))
+		}
+		tab.Row(cells...)
 	}
 	return tab
+}
+
+// few names services briefly, which are told one by one below the table.
+func few(names []string) string {
+	if len(names) > 2 {
+		return fmt.Sprintf("%s and %d more", names[0], len(names)-1)
+	}
+	return strings.Join(names, " ")
 }
 
 // callees are where checks came out so.
