@@ -138,6 +138,12 @@ func (v *meshVerification) nothing(from, to string) error {
 	if from == "" && to == "" {
 		return fault.New(fault.NotFound, "let somebody call: add an entry under allow, or a route", "the mesh file allows no call, so there is nothing to verify")
 	}
+	for _, name := range []string{from, to} {
+		gateway, is := strings.CutPrefix(name, "gateway/")
+		if name != "" && (is && v.file.Gateways[gateway] == nil || !is && v.file.Services[name] == nil) {
+			return fault.New(fault.NotFound, "see what it has: parley status", "the mesh file has no %s", clip(name))
+		}
+	}
 	which := "an edge"
 	if from != "" {
 		which += " from " + clip(from)

@@ -171,7 +171,9 @@ func TestVerifyRefusals(t *testing.T) {
 	h := applied(t)
 	for body, want := range map[string]string{
 		`{"from":"db"}`:                 "does not allow an edge from db",
-		`{"from":"web","to":"nowhere"}`: "does not allow an edge from web to nowhere",
+		`{"from":"web","to":"db"}`:      "does not allow an edge from web to db",
+		`{"from":"web","to":"nowhere"}`: "the mesh file has no nowhere",
+		`{"from":"gateway/web"}`:        "the mesh file has no gateway/web",
 		`{"timeout":-1}`:                "timeout is 1 to 3600",
 		`{"timeout":3601}`:              "timeout is 1 to 3600",
 		`{"until":"now"}`:               `\"until\" is no field`,
