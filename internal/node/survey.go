@@ -107,7 +107,7 @@ func hostStatus(h *fleet.Host) api.HostStatus {
 	case !h.Connected && h.Since.IsZero():
 		st.State, st.Note = api.StateWaiting, "not seen since this server started"
 	case !h.Connected:
-		st.State, st.Note = api.StateFailed, "not connected; it goes on with revision "+fmt.Sprint(h.Report.Revision)
+		st.State, st.Note = api.StateFailed, "not connected; if its agent runs, it goes on with revision "+fmt.Sprint(h.Report.Revision)
 	case len(h.Lacks) > 0:
 		st.State, st.Note = api.StateFailed, fmt.Sprintf("its agent is too old for the newest revision: it lacks %s", strings.Join(h.Lacks, ", "))
 	case h.Report.Fault != "":
