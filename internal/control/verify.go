@@ -36,8 +36,8 @@ type Prober interface {
 const (
 	verifyTime    = 2 * time.Minute
 	maxVerifyTime = time.Hour
-	// endTime is what is left for its end, whatever its time was: nothing of it may
-	// stay in force.
+	// endTime is what is left for each step of its end, whatever its time was: nothing
+	// of it may stay in force.
 	endTime = 15 * time.Second
 )
 
@@ -257,17 +257,26 @@ func (v *meshVerification) phase(ctx context.Context, p assess.Phase) {
 // finish takes back what the run put in force, and records what came of it.
 func (v *meshVerification) finish() {
 	s := v.server
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(v.ctx), endTime)
-	defer cancel()
 	s.cfg.Prober.SetProbes(nil)
+	// The ban first, and each step within a time of its own: a host that does not answer
+	// keeps nothing in force, and nothing from being recorded.
+	within := func(step func(context.Context) error) error {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(v.ctx), endTime)
+		defer cancel()
+		return step(ctx)
+	}
+	err := within(func(ctx context.Context) error { return operations{s}.liftOwn(ctx, v.verify) })
+	if err != nil {
+		s.cfg.Logger.Error("the verification's own identity is still banned, which concerns nobody else", "error", err)
+	}
 	over := map[string]*assess.Order{}
 	for host := range v.orders {
 		over[host] = &assess.Order{Run: v.run, Phase: assess.Over}
 	}
-	s.cfg.Prober.Assess(ctx, over, func(string, []assess.Result) {})
-	if err := (operations{s}).liftOwn(ctx, v.verify); err != nil {
-		s.cfg.Logger.Error("the verification's own identity is still banned, which concerns nobody else", "error", err)
-	}
+	_ = within(func(ctx context.Context) error {
+		s.cfg.Prober.Assess(ctx, over, func(string, []assess.Result) {})
+		return nil
+	})
 	e := s.event(v.ctx, audit.MeshVerified, audit.Success, &audit.Object{Kind: "verification", Name: v.run})
 	if v.counts[assess.Failed] > 0 || v.counts[assess.Inconclusive] > 0 || len(v.missed) > 0 || v.ctx.Err() != nil {
 		e.Outcome = audit.Failure
@@ -277,7 +286,7 @@ func (v *meshVerification) finish() {
 	if len(v.missed) > 0 {
 		e.Message += fmt.Sprintf("; not all was tried from %q", slices.Sorted(maps.Keys(v.missed)))
 	}
-	if err := s.cfg.Events.Log(ctx, e); err != nil {
+	if err := within(func(ctx context.Context) error { return s.cfg.Events.Log(ctx, e) }); err != nil {
 		s.cfg.Logger.Error("event not recorded", "action", e.Action, "error", err)
 	}
 }

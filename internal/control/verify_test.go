@@ -187,6 +187,30 @@ func TestVerifyRefusals(t *testing.T) {
 	}
 }
 
+// An agent that never says that it let go, because it hangs or will not, keeps neither
+// the ban in force nor the run off the record.
+func TestVerifyEndsWithoutItsHosts(t *testing.T) {
+	t.Parallel()
+	h := applied(t)
+	h.prober.try = func(ctx context.Context, o *assess.Order) ([]assess.Result, string) {
+		if o.Phase != assess.Over {
+			return nil, ""
+		}
+		h.runtime.mu.Lock()
+		defer h.runtime.mu.Unlock()
+		if len(h.runtime.banned) != 0 {
+			t.Errorf("%v is banned until the last host answers", h.runtime.banned)
+		}
+		return nil, ""
+	}
+	if _, err := h.verify(t, api.VerifyRequest{}); err != nil {
+		t.Fatal(err)
+	}
+	if n := len(h.prober.banned[assess.AfterBan]); n != 1 {
+		t.Errorf("%d banned in the second phase", n)
+	}
+}
+
 // One at a time. One that is left in the middle takes back what it put in force.
 func TestVerifyLeft(t *testing.T) {
 	t.Parallel()
