@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -367,3 +368,49 @@ func TestObserved(t *testing.T) {
 		t.Errorf("past its end: %q", bad)
 	}
 }
+
+// A run that takes longer than certificates for probes live tries none that has ended:
+// a ban that is ignored would pass for one.
+func TestLongRun(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, false, xtest.Faults{})
+	var offset atomic.Int64
+	b.tools.Clock = moved{clock.System{}, &offset}
+	issue, issued := b.tools.Issue, map[string]int{}
+	var mu sync.Mutex
+	b.tools.Issue = func(ctx context.Context, id identity.ID, flaw assess.Check, csr []byte) ([]*x509.Certificate, error) {
+		mu.Lock()
+		defer mu.Unlock()
+		issued[id.Path()+" "+string(flaw)]++
+		return issue(ctx, id, flaw, csr)
+	}
+	s, err := assess.New(b.tools, assess.Order{Run: "r", Phase: assess.Attack, Edges: []assess.Edge{b.edge}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	s.Attack(t.Context(), func([]assess.Result) {})
+	for _, who := range []string{b.verify.Path() + " ", b.web.Path() + " ", b.web.Path() + " not_yet_valid"} {
+		if issued[who] != 1 {
+			t.Errorf("in the first phase %d for %q", issued[who], who)
+		}
+	}
+	offset.Store(int64(3 * time.Minute))
+	b.twin.Ban(b.verify)
+	s.AfterBan(t.Context(), func([]assess.Result) {})
+	if n := issued[b.verify.Path()+" "]; n != 2 {
+		t.Errorf("three minutes later, %d for the one that is banned", n)
+	}
+	s.Attack(t.Context(), func([]assess.Result) {})
+	if n := issued[b.web.Path()+" not_yet_valid"]; n != 2 {
+		t.Errorf("three minutes later, %d that have not begun", n)
+	}
+}
+
+// moved is a clock that was moved on.
+type moved struct {
+	clock.Clock
+	by *atomic.Int64
+}
+
+func (m moved) Now() time.Time { return m.Clock.Now().Add(time.Duration(m.by.Load())) }

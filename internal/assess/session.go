@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"net"
 	"sync"
+	"time"
 
 	"github.com/parleymesh/parley/internal/clock"
 	"github.com/parleymesh/parley/internal/identity"
@@ -17,6 +18,11 @@ import (
 
 // maxAtOnce is how many edges are tried at once.
 const maxAtOnce = 8
+
+// freshTime is how long a certificate for probes is used. It is less than half of its
+// life: what is refused, or let in, must not be so because a good one has ended since or
+// one of tomorrow has begun.
+const freshTime = 2 * time.Minute
 
 // Tools are what a session works with. Every field is required.
 type Tools struct {
@@ -56,9 +62,10 @@ type certKey struct {
 }
 
 type certResult struct {
-	once sync.Once
-	cert *tls.Certificate
-	err  error
+	since time.Time
+	once  sync.Once
+	cert  *tls.Certificate
+	err   error
 }
 
 // New is a session for order, of which nothing is tried yet.
@@ -138,12 +145,13 @@ func (s *Session) Close() {
 	s.held = nil
 }
 
-// cert is the certificate for probes as id, issued once a session.
+// cert is the certificate for probes as id, issued anew once it is no longer fresh.
 func (s *Session) cert(ctx context.Context, id identity.ID, flaw Check) (*tls.Certificate, error) {
+	now := s.tools.Clock.Now()
 	s.mu.Lock()
 	r := s.certs[certKey{id, flaw}]
-	if r == nil {
-		r = &certResult{}
+	if r == nil || now.Sub(r.since) >= freshTime {
+		r = &certResult{since: now}
 		s.certs[certKey{id, flaw}] = r
 	}
 	s.mu.Unlock()
