@@ -211,6 +211,7 @@ func TestBadTwins(t *testing.T) {
 		{"TLS optional", xtest.Faults{Plaintext: true}, []assess.Check{assess.Plaintext}, nil},
 		{"TLS 1.2", xtest.Faults{OldTLS: tls.VersionTLS12}, []assess.Check{assess.TLS12}, nil},
 		{"TLS 1.1", xtest.Faults{OldTLS: tls.VersionTLS11}, []assess.Check{assess.TLS11, assess.TLS12}, nil},
+		{"TLS 1.2, but not for probes", xtest.Faults{OldForCallers: tls.VersionTLS12}, []assess.Check{assess.TLS12}, nil},
 		{"bans ignored", xtest.Faults{IgnoresBans: true}, []assess.Check{assess.Banned, assess.ResumeBan}, nil},
 		{"tickets trusted", xtest.Faults{TrustsTickets: true}, []assess.Check{assess.ResumeBan}, nil},
 		{"connections kept", xtest.Faults{KeepsOpen: true}, []assess.Check{assess.CutByBan}, []assess.Check{}},
@@ -233,6 +234,15 @@ func TestBadTwins(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// A denial that no sidecar made is none: the request got to an application.
+func TestDeniedByTheApplication(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, false, xtest.Faults{AppDenies: true})
+	if bad := bare(b.run()); !slices.Equal(bad, []string{"wrong_identity inconclusive", "wrong_request inconclusive"}) {
+		t.Errorf("got %q", bad)
 	}
 }
 

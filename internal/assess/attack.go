@@ -156,8 +156,8 @@ func (t *target) trials() []trial {
 			return t.denied(ctx, false, t.edge.Forbidden)
 		}},
 		{Plaintext, t.plaintext},
-		{TLS11, t.good(approach{probe: true, max: tls.VersionTLS11})},
-		{TLS12, t.good(approach{probe: true, max: tls.VersionTLS12})},
+		{TLS11, t.old(tls.VersionTLS11)},
+		{TLS12, t.old(tls.VersionTLS12)},
 		{AppPort, t.appPort},
 		{AppPortLocal, t.appPortLocal},
 		{ImpostorName, t.impostorName},
@@ -174,6 +174,26 @@ func (t *target) good(a approach) func(context.Context) verdict {
 		}
 		a.cert = cert
 		return t.try(ctx, a)
+	}
+}
+
+// old tries version, as any caller and as a probe, since a sidecar may have a
+// configuration for each. As any caller it has no certificate that could be good, so
+// that the version is judged by whether the server takes it up.
+func (t *target) old(version uint16) func(context.Context) verdict {
+	return func(ctx context.Context) verdict {
+		taken := false
+		c, err := t.handshake(ctx, approach{max: version, taken: &taken, kept: &tickets{}})
+		if err == nil {
+			_ = c.Close()
+		}
+		switch v := refusal(err); {
+		case taken:
+			return verdict{Failed, "it took up " + tls.VersionName(version)}
+		case v.outcome != OK:
+			return v
+		}
+		return t.good(approach{probe: true, max: version})(ctx)
 	}
 }
 
@@ -215,8 +235,9 @@ func (t *target) denied(ctx context.Context, other bool, r Request) verdict {
 	switch {
 	case ans.allowed:
 		return verdict{Failed, fmt.Sprintf("%s as %s was allowed: decision %s", t.what(r), id, cmp.Or(ans.decision, "unknown"))}
-	case t.edge.HTTP && ans.status != 403:
-		return verdict{Inconclusive, fmt.Sprintf("%s was answered with %d", t.what(r), ans.status)}
+	case t.edge.HTTP && (ans.status != 403 || ans.decision == ""):
+		// Without a decision it was not the sidecar that said so: an application may.
+		return verdict{Inconclusive, fmt.Sprintf("%s was answered with %d, and by no decision", t.what(r), ans.status)}
 	}
 	return verdict{OK, t.what(r) + " was denied" + statusText(ans.status)}
 }

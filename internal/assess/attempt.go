@@ -41,6 +41,7 @@ type approach struct {
 	cert  *tls.Certificate // nil for none
 	probe bool             // as a probe, and otherwise as any caller
 	max   uint16           // newest version of TLS; 0 is the newest there is
+	taken *bool            // where set, becomes true once the server took a version up
 	kept  *tickets         // sessions to resume, and where new ones go
 }
 
@@ -103,6 +104,10 @@ func (t *target) handshake(ctx context.Context, a approach) (*tls.Conn, error) {
 			}
 			return a.cert, nil // whatever the server says that it would like
 		},
+	}
+	if a.taken != nil {
+		// Called before a client of TLS 1.2 sends its certificate.
+		cfg.VerifyConnection = func(tls.ConnectionState) error { *a.taken = true; return nil }
 	}
 	switch {
 	case a.probe:

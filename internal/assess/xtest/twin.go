@@ -34,11 +34,13 @@ type Faults struct {
 	AnyRequest    bool // nor about requests
 	Plaintext     bool // TLS is optional
 	OldTLS        uint16
-	IgnoresBans   bool // new handshakes
-	TrustsTickets bool // a resumed session is not verified again
-	KeepsOpen     bool // connections of the banned stay open
-	DeniesAll     bool // the allowed call is denied
-	WrongServer   bool // it shows another service's certificate
+	OldForCallers uint16 // of those who are no probes
+	AppDenies     bool   // what is forbidden gets to the application, which denies it
+	IgnoresBans   bool   // new handshakes
+	TrustsTickets bool   // a resumed session is not verified again
+	KeepsOpen     bool   // connections of the banned stay open
+	DeniesAll     bool   // the allowed call is denied
+	WrongServer   bool   // it shows another service's certificate
 }
 
 // A Twin listens like an inbound.
@@ -243,6 +245,16 @@ func (t *Twin) config() *tls.Config {
 	if t.NoCertificate {
 		cfg.ClientAuth = tls.RequestClientCert
 	}
+	if t.OldForCallers != 0 {
+		probes := cfg.Clone()
+		cfg.MinVersion = t.OldForCallers
+		cfg.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+			if slices.Contains(hello.SupportedProtos, probe) {
+				return probes, nil
+			}
+			return nil, nil
+		}
+	}
 	if t.WrongServer {
 		cfg.Certificates = []tls.Certificate{*t.Other}
 	}
@@ -320,6 +332,10 @@ func (t *Twin) handle(w http.ResponseWriter, r *http.Request) {
 	}
 	w.Header().Set("Parley-Decision", "01JD8Z4M7QK2V9D3B6H8N5R1T0")
 	if !t.allowed(id, r.Method, r.URL.Path) && !(t.AnyRequest && t.allowed(id, "GET", "/orders")) {
+		if t.AppDenies {
+			t.reach()
+			w.Header().Del("Parley-Decision")
+		}
 		w.WriteHeader(http.StatusForbidden)
 		return
 	}
