@@ -141,10 +141,8 @@ func (f *Fleet) assessed(host string, r *assess.Report) error {
 		return fault.New(fault.NotFound, "", "no verification %q waits for host %s", clip(r.Run), host)
 	}
 	for i := range r.Results {
-		cut((*string)(&r.Results[i].Check))
-		cut(&r.Results[i].Detail)
-		cut(&r.Results[i].Help)
-		cut(&r.Results[i].Decision)
+		x := &r.Results[i]
+		cut(&x.Caller, &x.Callee, &x.Endpoint, (*string)(&x.Check), (*string)(&x.Outcome), &x.Detail, &x.Help, &x.Decision)
 	}
 	n := len(r.Results)
 	if p.waiting += n; p.waiting > maxWaiting {

@@ -155,7 +155,7 @@ func TestAssessedIsAskedFor(t *testing.T) {
 	go func() {
 		over <- h.fleet.Assess(t.Context(), orders("one", assess.Attack, "a"), func(_ string, all []assess.Result) {
 			for _, r := range all {
-				longest = max(longest, len(r.Detail))
+				longest = max(longest, len(r.Detail), len(r.Endpoint), len(r.Caller), len(r.Outcome))
 			}
 		})
 	}()
@@ -179,7 +179,7 @@ func TestAssessedIsAskedFor(t *testing.T) {
 	if err := tell(b, assess.Report{Run: "one", Phase: assess.Attack, Done: true}); err == nil {
 		t.Error("of a host that was not asked: taken")
 	}
-	long := assess.Result{Check: assess.Control, Detail: strings.Repeat("x", 10_000)}
+	long := assess.Result{Check: assess.Control, Detail: strings.Repeat("x", 10_000), Endpoint: strings.Repeat("x", 10_000)}
 	if err := tell(a, assess.Report{Run: "one", Phase: assess.Attack, Results: []assess.Result{long}, Done: true, Fault: "half of it"}); err != nil {
 		t.Error(err)
 	}
