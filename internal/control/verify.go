@@ -90,7 +90,14 @@ type meshVerification struct {
 
 	out    *lines
 	counts map[assess.Outcome]int
+	heard  map[attempt]bool
 	missed map[string]string
+}
+
+// An attempt is a check of one edge at one place, by one host.
+type attempt struct {
+	host, caller, callee, at string
+	check                    assess.Check
 }
 
 // prepare makes the orders, for edges from and to the named, or all.
@@ -178,7 +185,7 @@ func (v *meshVerification) edge(host string, t mesh.Trial) (*assess.Edge, error)
 // it ends.
 func (v *meshVerification) try() error {
 	s := v.server
-	v.counts, v.missed = map[assess.Outcome]int{}, map[string]string{}
+	v.counts, v.heard, v.missed = map[assess.Outcome]int{}, map[attempt]bool{}, map[string]string{}
 	ctx, cancel := context.WithTimeout(v.ctx, v.limit)
 	defer cancel()
 	o := operations{s}
@@ -254,10 +261,38 @@ func (v *meshVerification) phase(ctx context.Context, p assess.Phase) {
 	maps.Copy(v.missed, v.server.cfg.Prober.Assess(ctx, orders, v.got))
 }
 
+// missing names the hosts that did not say of every place what came of the first thing
+// to try there, or of the first with the ban: results that were lost on the way, or never
+// made, are no pass.
+func (v *meshVerification) missing() {
+	for host, o := range v.orders {
+		lacks := 0
+		for _, e := range o.Edges {
+			for _, at := range places(&e) {
+				if !v.heard[attempt{host, e.Caller, e.Callee, at, assess.Control}] || !v.heard[attempt{host, e.Caller, e.Callee, at, assess.Banned}] {
+					lacks++
+				}
+			}
+		}
+		if lacks > 0 && v.missed[host] == "" {
+			v.missed[host] = fmt.Sprintf("it did not tell all that came of %d of its attacks", lacks)
+		}
+	}
+}
+
+// places are where e is tried, "" where none is known.
+func places(e *assess.Edge) []string {
+	if len(e.Endpoints) == 0 {
+		return []string{""}
+	}
+	return e.Endpoints
+}
+
 // finish takes back what the run put in force, and records what came of it.
 func (v *meshVerification) finish() {
 	s := v.server
 	s.cfg.Prober.SetProbes(nil)
+	v.missing()
 	// The ban first, and each step within a time of its own: a host that does not answer
 	// keeps nothing in force, and nothing from being recorded.
 	within := func(step func(context.Context) error) error {
@@ -300,16 +335,20 @@ func (o operations) liftOwn(ctx context.Context, id identity.ID) error {
 	return err
 }
 
-// got passes results of host on. Of edges that were not asked of it nothing is
-// believed.
+// got passes results of host on. Of edges and places that were not asked of it nothing
+// is believed.
 func (v *meshVerification) got(host string, results []assess.Result) {
 	line := &api.VerifyLine{Host: host}
 	for _, r := range results {
 		known := slices.Contains(assess.Checks(), r.Check) && slices.Contains(assess.Outcomes(), r.Outcome)
-		if !known || !slices.ContainsFunc(v.orders[host].Edges, func(e assess.Edge) bool { return e.Caller == r.Caller && e.Callee == r.Callee }) {
+		asked := func(e assess.Edge) bool {
+			return e.Caller == r.Caller && e.Callee == r.Callee && slices.Contains(places(&e), r.Endpoint)
+		}
+		if !known || !slices.ContainsFunc(v.orders[host].Edges, asked) {
 			continue
 		}
 		v.counts[r.Outcome]++
+		v.heard[attempt{host, r.Caller, r.Callee, r.Endpoint, r.Check}] = true
 		line.Results = append(line.Results, api.VerifyResult{
 			Caller: r.Caller, Callee: r.Callee, Endpoint: r.Endpoint, Check: string(r.Check), Outcome: api.VerifyResultOutcome(r.Outcome),
 			Detail: r.Detail, Help: r.Help, Decision: r.Decision, File: v.file.Name(), Line: v.places[mesh.Edge{From: r.Caller, To: r.Callee}],

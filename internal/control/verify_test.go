@@ -33,7 +33,7 @@ type prober struct {
 
 func (p *prober) Host() string { return "h1" }
 
-func (p *prober) Endpoints(string, string) []string { return []string{"127.0.0.1:9443"} }
+func (p *prober) Endpoints(string, string) []string { return []string{place} }
 
 func (p *prober) SetProbes(probes map[string]map[identity.ID]bool) {
 	p.mu.Lock()
@@ -58,7 +58,7 @@ func (p *prober) Assess(ctx context.Context, orders map[string]*assess.Order, go
 		}
 		try := p.try
 		p.mu.Unlock()
-		results, why := []assess.Result{{Caller: "web", Callee: "orders", Check: assess.Control, Outcome: assess.OK}}, ""
+		results, why := p.well(o.Phase), ""
 		if try != nil {
 			results, why = try(ctx, o)
 		}
@@ -70,6 +70,18 @@ func (p *prober) Assess(ctx context.Context, orders map[string]*assess.Order, go
 		}
 	}
 	return missed
+}
+
+// place is where every service can be called.
+const place = "127.0.0.1:9443"
+
+// well is what a host says of phase where everything is as it should be.
+func (p *prober) well(phase assess.Phase) (results []assess.Result) {
+	check := map[assess.Phase]assess.Check{assess.Attack: assess.Control, assess.AfterBan: assess.Banned}[phase]
+	for _, e := range p.edges {
+		results = append(results, assess.Result{Caller: e.Caller, Callee: e.Callee, Endpoint: place, Check: check, Outcome: assess.OK})
+	}
+	return results
 }
 
 // verify runs a verification and returns its lines.
@@ -99,7 +111,7 @@ func TestVerify(t *testing.T) {
 	if end := lines[len(lines)-1]; end.Done.Missed == nil || len(end.Done.Missed) > 0 {
 		t.Errorf("the end is %+v", end)
 	}
-	if r := lines[1].Results; len(r) != 1 || r[0].Check != "control" || r[0].Line == 0 || r[0].File != "parley.yaml" || lines[1].Host != "h1" {
+	if r := lines[1].Results; len(r) != 3 || r[0].Check != "control" || r[0].Line == 0 || r[0].File != "parley.yaml" || lines[1].Host != "h1" {
 		t.Errorf("results %+v", lines[1])
 	}
 	if want := []string{"attack h1", "after_ban h1", "over h1"}; !slices.Equal(h.prober.said, want) {
@@ -137,10 +149,11 @@ func TestVerifyBelievesWhatItAskedFor(t *testing.T) {
 	h := applied(t)
 	h.prober.try = func(context.Context, *assess.Order) ([]assess.Result, string) {
 		return []assess.Result{
-			{Caller: "web", Callee: "orders", Check: assess.Plaintext, Outcome: assess.Failed, Detail: "x"},
-			{Caller: "web", Callee: "payments", Check: assess.Control, Outcome: assess.OK},
-			{Caller: "web", Callee: "orders", Check: "made_up", Outcome: assess.OK},
-			{Caller: "web", Callee: "orders", Check: assess.Control, Outcome: "splendid"},
+			{Caller: "web", Callee: "orders", Endpoint: place, Check: assess.Plaintext, Outcome: assess.Failed, Detail: "x"},
+			{Caller: "web", Callee: "payments", Endpoint: place, Check: assess.Control, Outcome: assess.OK},
+			{Caller: "web", Callee: "orders", Endpoint: "10.9.9.9:1", Check: assess.Control, Outcome: assess.OK},
+			{Caller: "web", Callee: "orders", Endpoint: place, Check: "made_up", Outcome: assess.OK},
+			{Caller: "web", Callee: "orders", Endpoint: place, Check: assess.Control, Outcome: "splendid"},
 		}, "half of it"
 	}
 	lines, err := h.verify(t, api.VerifyRequest{From: "web", To: "orders"})
@@ -159,6 +172,40 @@ func TestVerifyBelievesWhatItAskedFor(t *testing.T) {
 	// A host that missed the first phase is not asked for the second.
 	if want := []string{"attack h1", "over h1"}; !slices.Equal(h.prober.said, want) {
 		t.Errorf("asked %q, want %q", h.prober.said, want)
+	}
+}
+
+// What a host says that it is done with, and of which nothing is known, is no pass.
+func TestVerifyLosesNothing(t *testing.T) {
+	t.Parallel()
+	for name, lose := range map[string]func(phase assess.Phase, r []assess.Result) []assess.Result{
+		"all of the first phase": func(p assess.Phase, r []assess.Result) []assess.Result {
+			if p == assess.Attack {
+				return nil
+			}
+			return r
+		},
+		"one edge with the ban": func(p assess.Phase, r []assess.Result) []assess.Result {
+			if p == assess.AfterBan {
+				return r[1:]
+			}
+			return r
+		},
+	} {
+		h := applied(t)
+		h.prober.try = func(_ context.Context, o *assess.Order) ([]assess.Result, string) {
+			return lose(o.Phase, h.prober.well(o.Phase)), ""
+		}
+		lines, err := h.verify(t, api.VerifyRequest{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if m := lines[len(lines)-1].Done.Missed; len(m) != 1 || m[0].Host != "h1" || !strings.Contains(m[0].Why, "did not tell") {
+			t.Errorf("%s: missed %+v", name, m)
+		}
+		if e := h.memory.last(t); e.Outcome != audit.Failure {
+			t.Errorf("%s: recorded %+v", name, e)
+		}
 	}
 }
 
@@ -192,9 +239,9 @@ func TestVerifyRefusals(t *testing.T) {
 func TestVerifyEndsWithoutItsHosts(t *testing.T) {
 	t.Parallel()
 	h := applied(t)
-	h.prober.try = func(ctx context.Context, o *assess.Order) ([]assess.Result, string) {
+	h.prober.try = func(_ context.Context, o *assess.Order) ([]assess.Result, string) {
 		if o.Phase != assess.Over {
-			return nil, ""
+			return h.prober.well(o.Phase), ""
 		}
 		h.runtime.mu.Lock()
 		defer h.runtime.mu.Unlock()
