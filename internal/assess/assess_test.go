@@ -407,13 +407,38 @@ func TestLongRun(t *testing.T) {
 	}
 	offset.Store(int64(3 * time.Minute))
 	b.twin.Ban(b.verify)
-	s.AfterBan(t.Context(), func([]assess.Result) {})
+	var after []assess.Result
+	s.AfterBan(t.Context(), func(r []assess.Result) { after = r })
+	if bad := unlike(after); bad != nil {
+		t.Errorf("three minutes later: %q", bad)
+	}
 	if n := issued[b.verify.Path()+" "]; n != 2 {
 		t.Errorf("three minutes later, %d for the one that is banned", n)
 	}
 	s.Attack(t.Context(), func([]assess.Result) {})
 	if n := issued[b.web.Path()+" not_yet_valid"]; n != 2 {
 		t.Errorf("three minutes later, %d that have not begun", n)
+	}
+}
+
+// A connection that its sidecar may have closed for being idle says nothing of a ban.
+func TestLateBan(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, false, xtest.Faults{})
+	var offset atomic.Int64
+	b.tools.Clock = moved{clock.System{}, &offset}
+	s, err := assess.New(b.tools, assess.Order{Run: "r", Phase: assess.Attack, Edges: []assess.Edge{b.edge}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	s.Attack(t.Context(), func([]assess.Result) {})
+	offset.Store(int64(5 * time.Minute))
+	b.twin.Ban(b.verify)
+	var after []assess.Result
+	s.AfterBan(t.Context(), func(r []assess.Result) { after = r })
+	if bad := bare(after); !slices.Equal(bad, []string{"cut_by_ban inconclusive"}) {
+		t.Errorf("five minutes later: %q", bad)
 	}
 }
 

@@ -11,11 +11,16 @@ import (
 // in force where it leads.
 const cutTime = time.Second
 
+// heldTime is how long an idle connection certainly stays open without a ban: a
+// sidecar closes what is idle, and what outlives its certificate, after five minutes.
+const heldTime = 4 * time.Minute
+
 // A held is what is kept of an endpoint until the ban: what connected before it.
 type held struct {
 	target *target
 	kept   *tickets
 	answer *answer // an open connection, nil for TCP
+	since  time.Time
 }
 
 func (h *held) close() {
@@ -39,7 +44,7 @@ func (t *target) hold(ctx context.Context) (results []Result) {
 	kept := &tickets{}
 	ans, err := t.before(ctx, kept)
 	if err == nil {
-		h := &held{target: t, kept: kept, answer: ans}
+		h := &held{target: t, kept: kept, answer: ans, since: t.session.tools.Clock.Now()}
 		t.session.mu.Lock()
 		t.session.held = append(t.session.held, h)
 		t.session.mu.Unlock()
@@ -99,8 +104,11 @@ func (h *held) afterBan(ctx context.Context) []Result {
 
 // cut says whether the connection of before is closed.
 func (h *held) cut() verdict {
-	c := h.answer.conn
-	_ = c.SetDeadline(h.target.session.tools.Clock.Now().Add(cutTime))
+	c, now := h.answer.conn, h.target.session.tools.Clock.Now()
+	if open := now.Sub(h.since); open >= heldTime {
+		return verdict{Inconclusive, fmt.Sprintf("the ban came %s after it was opened, so it may be closed for that", open.Round(time.Second))}
+	}
+	_ = c.SetDeadline(now.Add(cutTime))
 	n, err := c.Read(make([]byte, 1))
 	v := refusal(err)
 	if n > 0 || v.outcome != OK {
