@@ -7,6 +7,7 @@ import (
 	"errors"
 	"net"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -79,7 +80,8 @@ func newBench(t *testing.T, tcp bool, faults xtest.Faults) *bench {
 			c, err := d.DialContext(ctx, network, addr)
 			return c, false, err
 		},
-		Clock: clock.System{},
+		Guarded: func(uint16) bool { return false },
+		Clock:   clock.System{},
 	}
 	return b
 }
@@ -277,6 +279,35 @@ func TestAppPort(t *testing.T) {
 	far.edge.App, far.edge.SameHost = "127.0.0.1:"+port, false
 	if bad := bare(far.run()); !slices.Equal(bad, []string{"app_port failed"}) {
 		t.Errorf("on all interfaces: %q", bad)
+	}
+}
+
+// An agent that can try a port as its own user only says of a firewall that lets this
+// user through neither that the port is open to others nor that it is closed.
+func TestAppPortOfAGuardedHost(t *testing.T) {
+	t.Parallel()
+	all, err := net.Listen("tcp", ":0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { all.Close() })
+	hostAddress(t)
+	_, port, _ := net.SplitHostPort(all.Addr().String())
+	for _, tt := range []struct {
+		own, guarded bool
+		want         string
+	}{{true, true, "warning"}, {true, false, "failed"}, {false, true, "failed"}} {
+		b := newBench(t, false, xtest.Faults{})
+		b.edge.App = "127.0.0.1:" + port
+		stranger := b.tools.Stranger
+		b.tools.Stranger = func(ctx context.Context, network, addr string) (net.Conn, bool, error) {
+			c, _, err := stranger(ctx, network, addr)
+			return c, tt.own, err
+		}
+		b.tools.Guarded = func(p uint16) bool { return strconv.Itoa(int(p)) == port && tt.guarded }
+		if bad := bare(b.run()); !slices.Equal(bad, []string{"app_port " + tt.want, "app_port_local warning"}) {
+			t.Errorf("%+v: got %q", tt, bad)
+		}
 	}
 }
 

@@ -32,33 +32,42 @@ func (t *target) appPort(ctx context.Context) verdict {
 	if t.edge.SameHost {
 		places = append(places, ownAddresses()...)
 	}
-	tried := 0
+	tried, guarded := 0, ""
 	for _, ip := range places {
 		at := netip.AddrPortFrom(ip, app.Port()).String()
 		if at == t.at {
 			continue
 		}
 		tried++
-		if c, err := t.beside(ctx, at); err == nil {
-			_ = c.Close()
+		c, own, err := t.beside(ctx, at)
+		if err != nil {
+			continue
+		}
+		_ = c.Close()
+		if !own || !t.session.tools.Guarded(app.Port()) {
 			return verdict{Failed, at + " took a connection"}
 		}
+		guarded = at
 	}
-	if tried == 0 {
+	switch {
+	case tried == 0:
 		return verdict{}
+	case guarded != "":
+		return verdict{Warning, guarded + " took a connection, of the agent's own user, whom alone the firewall lets in: try it from another host"}
 	}
 	return verdict{OK, fmt.Sprintf("port %d is closed to other machines", app.Port())}
 }
 
 // beside connects to the application's port: from another machine as it is, and on
-// the same one as a process that is no part of the mesh.
-func (t *target) beside(ctx context.Context, at string) (net.Conn, error) {
+// the same one as a process that is no part of the mesh, or where that cannot be as the
+// agent's own user.
+func (t *target) beside(ctx context.Context, at string) (c net.Conn, own bool, err error) {
 	if t.edge.SameHost {
-		c, _, err := t.session.tools.Stranger(ctx, "tcp", at)
-		return c, err
+		return t.session.tools.Stranger(ctx, "tcp", at)
 	}
 	d := net.Dialer{Timeout: connectTime}
-	return d.DialContext(ctx, "tcp", at)
+	c, err = d.DialContext(ctx, "tcp", at)
+	return c, false, err
 }
 
 // appPortLocal does the same at the application's own address, where every process

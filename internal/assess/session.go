@@ -39,7 +39,10 @@ type Tools struct {
 	// Stranger connects to an address of this host as a process that is no part of
 	// the mesh. Where that cannot be, own says that it was the agent's own user.
 	Stranger func(ctx context.Context, network, addr string) (conn net.Conn, own bool, err error)
-	Clock    clock.Clock
+	// Guarded says that the firewall of this host keeps everybody but the agent's own
+	// user away from a port.
+	Guarded func(port uint16) bool
+	Clock   clock.Clock
 }
 
 // A Session is one run on one host. Its methods are called one after another.

@@ -62,8 +62,9 @@ type closer struct {
 	inForce bool   // they were put in
 	listed  string // as the kernel had them then
 
-	mu    sync.Mutex // guards found
-	found []*fault.Fault
+	mu     sync.Mutex // guards what follows
+	found  []*fault.Fault
+	closed []firewall.Port // in force
 }
 
 // look puts the rules for s in, where they are others than before, or are not there any
@@ -92,7 +93,17 @@ func (c *closer) look(ctx context.Context, s *snapshot.Snapshot) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.found = found
+	c.found, c.closed = found, nil
+	if c.inForce {
+		c.closed = rules.Ports
+	}
+}
+
+// closes says that a port is open to this agent's user alone.
+func (c *closer) closes(port uint16) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.ContainsFunc(c.closed, func(p firewall.Port) bool { return p.Port == port })
 }
 
 // put puts rules in unless they are in force.

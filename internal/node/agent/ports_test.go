@@ -60,12 +60,18 @@ func TestAppPortsAreKeptClosed(t *testing.T) {
 	check("removed, and not looked at yet", two, 2, "", "")
 	clk.ahead += closedEvery
 	check("removed", two, 3, "{ 8082 }", "")
+	if !c.closes(8082) || c.closes(8081) {
+		t.Error("what is closed is not what is in force")
+	}
 	if !strings.Contains(log.String(), "put in again") {
 		t.Errorf("logged %s", log)
 	}
 
 	f.err = fault.New(fault.FirewallUnusable, "", "not now")
 	check("not taken", one, 3, "{ 8082 }", "PAR-4021 not now")
+	if c.closes(8081) || c.closes(8082) {
+		t.Error("what nobody knows to be in force counts as closed")
+	}
 	f.err = errors.New("never seen: it is too early")
 	check("too early to try again", one, 3, "{ 8082 }", "not now")
 	f.err = nil

@@ -112,7 +112,7 @@ func (a *Agent) tools() assess.Tools {
 		roots = append(roots, b.Roots...) // the mesh has one trust domain
 	}
 	return assess.Tools{
-		Issue: a.cfg.Control.IssueProbe, Roots: roots, Call: a.proxy.Call, Stranger: dialStranger, Clock: a.cfg.Clock,
+		Issue: a.cfg.Control.IssueProbe, Roots: roots, Call: a.proxy.Call, Stranger: dialStranger, Guarded: a.closer.closes, Clock: a.cfg.Clock,
 		Own: func(id identity.ID) (*identity.Credential, error) {
 			c, _, err := a.Credential(id)
 			return c, err
