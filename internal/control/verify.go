@@ -228,6 +228,9 @@ func (v *meshVerification) try() error {
 		return err
 	}
 	v.phase(ctx, assess.AfterBan)
+	if err := v.overtaken(); err != nil {
+		return err
+	}
 	return v.ctx.Err()
 }
 
@@ -262,6 +265,21 @@ func (v *meshVerification) withdrawn(ctx context.Context) error {
 		}
 		if len(results) > 0 {
 			v.got(host, results)
+		}
+	}
+	return nil
+}
+
+// overtaken names every host where another revision was applied meanwhile: what was
+// tried is not what is in force.
+func (v *meshVerification) overtaken() error {
+	head, err := v.server.head(context.WithoutCancel(v.ctx))
+	if err != nil || head.Number == v.revision {
+		return err
+	}
+	for host := range v.orders {
+		if v.missed[host] == "" {
+			v.missed[host] = fmt.Sprintf("revision %d was applied meanwhile, and revision %d was tried: run it again", head.Number, v.revision)
 		}
 	}
 	return nil

@@ -234,6 +234,28 @@ func TestVerifyNamesSilentHosts(t *testing.T) {
 	}
 }
 
+// A revision that comes in the middle was not tried, so that nothing passes for it.
+func TestVerifyOvertaken(t *testing.T) {
+	t.Parallel()
+	h := applied(t)
+	h.prober.try = func(ctx context.Context, o *assess.Order) ([]assess.Result, string) {
+		if o.Phase == assess.Attack {
+			text := strings.Replace(meshFile, "GET, ", "", 1)
+			if _, err := h.client.Apply(ctx, api.ApplyRequest{Name: "parley.yaml", Text: text}); err != nil || text == meshFile {
+				t.Error(err)
+			}
+		}
+		return h.prober.well(o.Phase), ""
+	}
+	lines, err := h.verify(t, api.VerifyRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if m := lines[len(lines)-1].Done.Missed; len(m) != 1 || !strings.Contains(m[0].Why, "revision 2 was applied meanwhile") {
+		t.Errorf("missed %+v", m)
+	}
+}
+
 func TestVerifyRefusals(t *testing.T) {
 	t.Parallel()
 	empty := newServer(t)
