@@ -151,10 +151,10 @@ func (v *meshVerification) silence(host string, e *assess.Edge) {
 	if len(e.Endpoints) == 0 {
 		return // the caller's host says so
 	}
-	for _, on := range v.server.cfg.Prober.Silent(e.Callee) {
+	if on := v.server.cfg.Prober.Silent(e.Callee); len(on) > 0 {
 		v.silent[host] = append(v.silent[host], assess.Result{
 			Caller: e.Caller, Callee: e.Callee, Check: assess.Control, Outcome: assess.Inconclusive,
-			Detail: "no place is known where the callee can be called on host " + on, Help: "parley status",
+			Detail: "no place is known where the callee can be called on " + strings.Join(on, ", "), Help: "parley status",
 		})
 	}
 }
@@ -375,8 +375,12 @@ func (o operations) liftOwn(ctx context.Context, id identity.ID) error {
 	return err
 }
 
-// got passes results of host on. Of edges and places that were not asked of it nothing
-// is believed.
+// maxLineResults bounds a line of the reply, however long the texts of its results are:
+// a client takes no longer one, and would lose what all the other hosts say.
+const maxLineResults = 4
+
+// got passes results of host on. Of edges and places that were not asked of it, and
+// what it says again, nothing is believed.
 func (v *meshVerification) got(host string, results []assess.Result) {
 	line := &api.VerifyLine{Host: host}
 	for _, r := range results {
@@ -387,12 +391,22 @@ func (v *meshVerification) got(host string, results []assess.Result) {
 		if !known || !slices.ContainsFunc(v.orders[host].Edges, asked) {
 			continue
 		}
+		a := attempt{host, r.Caller, r.Callee, r.Endpoint, r.Check}
+		if v.heard[a] {
+			continue // nothing is tried twice
+		}
+		v.heard[a] = true
 		v.counts[r.Outcome]++
-		v.heard[attempt{host, r.Caller, r.Callee, r.Endpoint, r.Check}] = true
 		line.Results = append(line.Results, api.VerifyResult{
 			Caller: r.Caller, Callee: r.Callee, Endpoint: r.Endpoint, Check: string(r.Check), Outcome: api.VerifyResultOutcome(r.Outcome),
 			Detail: r.Detail, Help: r.Help, Decision: r.Decision, File: v.file.Name(), Line: v.places[mesh.Edge{From: r.Caller, To: r.Callee}],
 		})
+		if len(line.Results) == maxLineResults {
+			v.out.send(line)
+			line.Results = nil
+		}
 	}
-	v.out.send(line)
+	if len(line.Results) > 0 {
+		v.out.send(line)
+	}
 }

@@ -221,12 +221,12 @@ func TestVerifyLosesNothing(t *testing.T) {
 func TestVerifyNamesSilentHosts(t *testing.T) {
 	t.Parallel()
 	h := applied(t)
-	h.prober.silent = []string{"h2"}
+	h.prober.silent = []string{"h2", "h3"}
 	lines, err := h.verify(t, api.VerifyRequest{From: "web", To: "orders"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if r := lines[1].Results; len(r) != 1 || r[0].Outcome != api.Inconclusive || r[0].Check != "control" || !strings.Contains(r[0].Detail, "on host h2") || r[0].Line == 0 {
+	if r := lines[1].Results; len(r) != 1 || r[0].Outcome != api.Inconclusive || r[0].Check != "control" || !strings.Contains(r[0].Detail, "on h2, h3") || r[0].Line == 0 {
 		t.Errorf("told %+v", lines[1])
 	}
 	if e := h.memory.last(t); e.Outcome != audit.Failure || !strings.Contains(e.Message, "1 inconclusive") {
@@ -253,6 +253,32 @@ func TestVerifyOvertaken(t *testing.T) {
 	}
 	if m := lines[len(lines)-1].Done.Missed; len(m) != 1 || !strings.Contains(m[0].Why, "revision 2 was applied meanwhile") {
 		t.Errorf("missed %+v", m)
+	}
+}
+
+// What one host says, however much, does not keep the client from reading the others.
+func TestVerifyOfATalkativeHost(t *testing.T) {
+	t.Parallel()
+	h := applied(t)
+	h.prober.try = func(context.Context, *assess.Order) (results []assess.Result, why string) {
+		for i := range 50 * len(assess.Checks()) {
+			r := h.prober.well(assess.Attack)[0]
+			r.Check = assess.Checks()[i/50]
+			r.Detail, r.Help, r.Decision = strings.Repeat("\x01", 1000), strings.Repeat("\x02", 1000), strings.Repeat("\x03", 1000)
+			results = append(results, r)
+		}
+		return results, ""
+	}
+	lines, err := h.verify(t, api.VerifyRequest{From: "web", To: "orders"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	for _, l := range lines {
+		n += len(l.Results)
+	}
+	if n != len(assess.Checks()) || lines[len(lines)-1].Done.Missed == nil {
+		t.Errorf("%d results, where %d were asked for, and the end is %+v", n, len(assess.Checks()), lines[len(lines)-1])
 	}
 }
 
