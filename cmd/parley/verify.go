@@ -284,12 +284,13 @@ func (v *verification) callees(checks string, outcome api.VerifyResultOutcome) (
 // details are the results that somebody has to look at. Where a control did not work,
 // what depends on it is not listed.
 func (v *verification) details(t *term.Terminal) {
-	shown, seen := 0, map[string]bool{}
+	shown, seen, blind := 0, map[string]bool{}, map[[4]string]bool{}
+	place := func(r verifyResult) [4]string { return [4]string{r.Caller, r.Callee, r.Host, r.Endpoint} }
 	for _, r := range v.Results {
-		blind := slices.ContainsFunc(v.Results, func(c verifyResult) bool {
-			return c.Check == "control" && c.Outcome != api.Ok && c.Caller == r.Caller && c.Callee == r.Callee && c.Host == r.Host && c.Endpoint == r.Endpoint
-		})
-		if r.Outcome == api.Ok || blind && r.Check != "control" {
+		blind[place(r)] = blind[place(r)] || r.Check == "control" && r.Outcome != api.Ok
+	}
+	for _, r := range v.Results {
+		if r.Outcome == api.Ok || blind[place(r)] && r.Check != "control" {
 			continue
 		}
 		line := fmt.Sprintf("%s -> %s   %s: %s", r.Caller, r.Callee, checkTitle(r.Check), r.Detail)
