@@ -29,6 +29,13 @@ type said struct{ error }
 // Unwrap is the error.
 func (s said) Unwrap() error { return s.error }
 
+// untried is an error of a command whose "no" is an answer of its own: it could not be
+// found out, whatever the fault says elsewhere.
+type untried struct{ error }
+
+// Unwrap is the error.
+func (u untried) Unwrap() error { return u.error }
+
 // exit says what went wrong, if anything, and is the process's exit code.
 func (a *app) exit(ctx context.Context, err error) int {
 	if err == nil && a.term != nil {
@@ -57,8 +64,12 @@ func exitCode(ctx context.Context, err error) int {
 	case errors.Is(err, context.Canceled) && ctx.Err() != nil:
 		return exitSignal
 	}
-	for _, f := range fault.All(err) {
-		return faultExit(f.Code)
+	if all := fault.All(err); len(all) > 0 {
+		code := faultExit(all[0].Code)
+		if u := (untried{}); code == exitNo && errors.As(err, &u) {
+			code = exitFailed
+		}
+		return code
 	}
 	return exitFailed
 }

@@ -21,6 +21,8 @@ func TestExitCode(t *testing.T) {
 		"no, joined":          {errors.Join(errNo, nil), 1},
 		"broken log":          {f(fault.LogBroken), 1},
 		"conflict":            {f(fault.Conflict), 1},
+		"conflict, untried":   {untried{f(fault.Conflict)}, 3},
+		"not found, untried":  {untried{f(fault.NotFound)}, 2},
 		"usage":               {f(fault.Usage), 2},
 		"not found":           {f(fault.NotFound), 2},
 		"refused by the API":  {f(fault.BadRequest), 2},
@@ -58,5 +60,14 @@ func TestNearest(t *testing.T) {
 		if got := nearest(typed, commands); got != want {
 			t.Errorf("%q: %q, want %q", typed, got, want)
 		}
+	}
+}
+
+// That another verification runs is no answer about the mesh: to a build it is not as if
+// something had got through.
+func TestVerifyBesideAnother(t *testing.T) {
+	t.Parallel()
+	if out, errs, code := ask(t, serve(t, "conflict.json"), "verify", false, false, 0); code != 3 || errs == "" {
+		t.Errorf("exit %d: %s%s", code, out, errs)
 	}
 }
