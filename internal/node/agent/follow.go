@@ -143,8 +143,13 @@ func (a *Agent) endPlaintext() {
 // lookAtPorts closes the inbounds whose application's port a stranger has taken,
 // opens those whose port the stranger has left, and tries again what could not be
 // opened.
+//
+// While an update is applied, which may wait long for credentials and looks at the ports
+// too, it leaves that alone: what else is looked at must not wait for it.
 func (a *Agent) lookAtPorts(ctx context.Context) {
-	a.applying.Lock()
+	if !a.applying.TryLock() {
+		return
+	}
 	defer a.applying.Unlock()
 	u := a.current.Load()
 	if u == nil || a.undecided || !a.proxy.Due(u.Snapshot) {

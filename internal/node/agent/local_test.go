@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/parleymesh/parley/internal/fault"
 	"github.com/parleymesh/parley/internal/snapshot"
@@ -51,6 +52,25 @@ func TestAppSocket(t *testing.T) {
 			t.Errorf("a connection of user %q: %q, want %q", user, got, want)
 		}
 		c.Close()
+	}
+}
+
+// An update that waits for credentials keeps nobody in whose time without TLS is over:
+// what is looked at every two seconds does not wait for it.
+func TestLookingDoesNotWaitForAnUpdate(t *testing.T) {
+	t.Parallel()
+	a := &Agent{}
+	a.applying.Lock()
+	defer a.applying.Unlock()
+	looked := make(chan struct{})
+	go func() {
+		defer close(looked)
+		a.lookAtPorts(t.Context())
+	}()
+	select {
+	case <-looked:
+	case <-time.After(5 * time.Second):
+		t.Error("it waits until the update is applied")
 	}
 }
 
