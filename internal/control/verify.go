@@ -24,9 +24,6 @@ type Prober interface {
 	Host() string
 	// Endpoints are where service is called from host.
 	Endpoints(host, service string) []string
-	// Silent are the hosts on which service should run and of which no place is known
-	// where it can be called.
-	Silent(service string) []string
 	// SetProbes says which host may have certificates for probes as whom; nil ends
 	// that.
 	SetProbes(map[string]map[identity.ID]bool)
@@ -88,8 +85,7 @@ type meshVerification struct {
 	verify   identity.ID
 	orders   map[string]*assess.Order // by host
 	probes   map[string]map[identity.ID]bool
-	silent   map[string][]assess.Result // by the host of their caller, see silence
-	places   map[mesh.Edge]int          // where each edge is allowed, by line
+	places   map[mesh.Edge]int // where each edge is allowed, by line
 	edges    int
 
 	out    *lines
@@ -114,7 +110,7 @@ func (v *meshVerification) prepare(from, to string) (err error) {
 	if err != nil {
 		return err
 	}
-	v.orders, v.probes, v.silent = map[string]*assess.Order{}, map[string]map[identity.ID]bool{}, map[string][]assess.Result{}
+	v.orders, v.probes = map[string]*assess.Order{}, map[string]map[identity.ID]bool{}
 	for _, t := range mesh.Trials(v.file) {
 		if from != "" && t.Caller != from || to != "" && t.Callee != to {
 			continue
@@ -135,7 +131,6 @@ func (v *meshVerification) prepare(from, to string) (err error) {
 				v.probes[host] = map[identity.ID]bool{v.verify: true, stranger: true}
 			}
 			v.orders[host].Edges = append(v.orders[host].Edges, *e)
-			v.silence(host, e)
 			v.probes[host][e.CallerID] = true
 		}
 	}
@@ -143,20 +138,6 @@ func (v *meshVerification) prepare(from, to string) (err error) {
 		return v.nothing(from, to)
 	}
 	return nil
-}
-
-// silence notes where the callee of e, which can be called somewhere, should run and
-// cannot be called: its sidecar there may run on without us, untried.
-func (v *meshVerification) silence(host string, e *assess.Edge) {
-	if len(e.Endpoints) == 0 {
-		return // the caller's host says so
-	}
-	if on := v.server.cfg.Prober.Silent(e.Callee); len(on) > 0 {
-		v.silent[host] = append(v.silent[host], assess.Result{
-			Caller: e.Caller, Callee: e.Callee, Check: assess.Control, Outcome: assess.Inconclusive,
-			Detail: "no place is known where the callee can be called on " + strings.Join(on, ", "), Help: "parley status",
-		})
-	}
 }
 
 // nothing says why there is no edge to try.
@@ -214,9 +195,6 @@ func (v *meshVerification) try() error {
 	}
 	s.cfg.Prober.SetProbes(v.probes)
 	defer v.finish()
-	for _, host := range slices.Sorted(maps.Keys(v.silent)) {
-		v.got(host, v.silent[host])
-	}
 	v.phase(ctx, assess.Attack)
 	if ctx.Err() != nil {
 		return v.ctx.Err()

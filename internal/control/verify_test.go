@@ -26,7 +26,6 @@ type prober struct {
 	said   []string   // what was asked of it, in order
 	probes map[string]map[identity.ID]bool
 	edges  []assess.Edge
-	silent []string // the hosts on which orders is not known to run
 	// try is what a host says of an order; nil is that everything is well.
 	try    func(ctx context.Context, o *assess.Order) ([]assess.Result, string)
 	banned map[assess.Phase][]identity.ID // who was banned while a phase was tried
@@ -35,13 +34,6 @@ type prober struct {
 func (p *prober) Host() string { return "h1" }
 
 func (p *prober) Endpoints(string, string) []string { return []string{place} }
-
-func (p *prober) Silent(service string) []string {
-	if service == "orders" {
-		return p.silent
-	}
-	return nil
-}
 
 func (p *prober) SetProbes(probes map[string]map[identity.ID]bool) {
 	p.mu.Lock()
@@ -214,23 +206,6 @@ func TestVerifyLosesNothing(t *testing.T) {
 		if e := h.memory.last(t); e.Outcome != audit.Failure {
 			t.Errorf("%s: recorded %+v", name, e)
 		}
-	}
-}
-
-// A host of a callee that is out of sight is not passed over for the others of it.
-func TestVerifyNamesSilentHosts(t *testing.T) {
-	t.Parallel()
-	h := applied(t)
-	h.prober.silent = []string{"h2", "h3"}
-	lines, err := h.verify(t, api.VerifyRequest{From: "web", To: "orders"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if r := lines[1].Results; len(r) != 1 || r[0].Outcome != api.Inconclusive || r[0].Check != "control" || !strings.Contains(r[0].Detail, "on h2, h3") || r[0].Line == 0 {
-		t.Errorf("told %+v", lines[1])
-	}
-	if e := h.memory.last(t); e.Outcome != audit.Failure || !strings.Contains(e.Message, "1 inconclusive") {
-		t.Errorf("recorded %+v", e)
 	}
 }
 

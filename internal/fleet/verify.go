@@ -116,28 +116,6 @@ func (f *Fleet) Endpoints(host, service string) []string {
 	return nil
 }
 
-// Silent are the hosts on which service should run, by the newest snapshot, and whose
-// agents announce it nowhere; none in a mesh without hosts.
-func (f *Fleet) Silent(service string) (hosts []string) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.state.snapshot == nil {
-		return nil
-	}
-	for _, s := range f.state.snapshot.Services {
-		if s.Name != service || s.Inbound == nil {
-			continue
-		}
-		for _, on := range s.RunsOn {
-			a := f.agents[on]
-			if a == nil || !slices.ContainsFunc(a.report.Endpoints, func(e link.Endpoint) bool { return e.Service == service }) {
-				hosts = append(hosts, on)
-			}
-		}
-	}
-	return hosts
-}
-
 // order is what host's agent is to try and was not sent yet, nil for nothing.
 func (f *Fleet) order(host string, connection uint64) *assess.Order {
 	f.mu.Lock()

@@ -232,21 +232,3 @@ func TestSlowReader(t *testing.T) {
 		t.Errorf("missed %q", missed)
 	}
 }
-
-// A host that should run a service and announces it nowhere is named, connected or not.
-func TestSilent(t *testing.T) {
-	t.Parallel()
-	h := newHouse(t)
-	if got := h.fleet.Silent("site"); got != nil {
-		t.Errorf("without a snapshot: %q", got)
-	}
-	s := h.shop(1)
-	s.Services[1].RunsOn = []string{"a", "b", "c"}
-	h.publish(s)
-	h.raw("a").greeted(hello("a")).send(&link.AgentMessage{Report: &link.Report{Revision: 1, Endpoints: []link.Endpoint{{Service: "web", Address: "0.0.0.0:9444"}}}})
-	h.raw("b").greeted(hello("b")).send(&link.AgentMessage{Report: &link.Report{Revision: 1, Endpoints: []link.Endpoint{{Service: "site", Address: "0.0.0.0:9443"}}}})
-	eventually(t, "heard", func() bool { return slices.Equal(h.fleet.Silent("site"), []string{"a", "c"}) })
-	if got := h.fleet.Silent("nothing"); got != nil {
-		t.Errorf("of no service: %q", got)
-	}
-}

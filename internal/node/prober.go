@@ -19,9 +19,6 @@ func (p prober) Endpoints(host, service string) []string {
 	return p.node.server.Fleet().Endpoints(host, service)
 }
 
-// Silent are those whose agents announce it nowhere.
-func (p prober) Silent(service string) []string { return p.node.server.Fleet().Silent(service) }
-
 // SetProbes makes them what the registrar goes by.
 func (p prober) SetProbes(probes map[string]map[identity.ID]bool) {
 	p.node.server.Registrar().SetProbes(enrol.Probes(probes))
