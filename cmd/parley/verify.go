@@ -36,10 +36,10 @@ anything got through. Warnings alone leave it 0.`,
 		Args: arguments(0, 2, "nothing, FROM, or FROM TO"), ValidArgsFunction: a.live(2, services),
 	}
 	cmd.Flags().StringVar(&junit, "junit", "", "write a JUnit report to this `file` as well")
-	cmd.Flags().DurationVar(&within, "within", 2*time.Minute, "how `long` it may take, 1s to 1h")
+	cmd.Flags().DurationVar(&within, "within", 2*time.Minute, "how `long` it may take, 1s to 10m")
 	cmd.RunE = a.ask(func(cmd *cobra.Command, c *api.Client, args []string) error {
-		if within < time.Second || within > time.Hour {
-			return usage("", "--within is between 1s and 1h, not %s", within)
+		if within < time.Second || within > 10*time.Minute {
+			return usage("", "--within is between 1s and 10m, not %s", within)
 		}
 		request := api.VerifyRequest{Timeout: int64(within / time.Second)}
 		if len(args) > 0 {

@@ -35,7 +35,7 @@ type Prober interface {
 // Times of a verification.
 const (
 	verifyTime    = 2 * time.Minute
-	maxVerifyTime = time.Hour
+	maxVerifyTime = 10 * time.Minute
 	// endTime is what is left for each step of its end, whatever its time was: nothing
 	// of it may stay in force.
 	endTime = 15 * time.Second
@@ -45,7 +45,7 @@ func (o operations) VerifyMesh(ctx context.Context, r api.VerifyMeshRequestObjec
 	limit := verifyTime
 	if t := r.Body.Timeout; t != 0 {
 		if limit = time.Duration(t) * time.Second; t < 1 || limit > maxVerifyTime {
-			return nil, fault.New(fault.BadRequest, "choose 1s to 1h", "timeout is 1 to %d seconds", int(maxVerifyTime/time.Second))
+			return nil, fault.New(fault.BadRequest, "choose 1s to 10m", "timeout is 1 to %d seconds", int(maxVerifyTime/time.Second))
 		}
 	}
 	head, err := o.head(ctx)

@@ -269,8 +269,8 @@ func TestVerifyRefusals(t *testing.T) {
 		`{"from":"web","to":"db"}`:      "does not allow an edge from web to db",
 		`{"from":"web","to":"nowhere"}`: "the mesh file has no nowhere",
 		`{"from":"gateway/web"}`:        "the mesh file has no gateway/web",
-		`{"timeout":-1}`:                "timeout is 1 to 3600",
-		`{"timeout":3601}`:              "timeout is 1 to 3600",
+		`{"timeout":-1}`:                "timeout is 1 to 600",
+		`{"timeout":601}`:               "timeout is 1 to 600",
 		`{"until":"now"}`:               `\"until\" is no field`,
 	} {
 		if w := try(h, newRequest("POST", "/v1/verify", body)); w.Code < 400 || !strings.Contains(w.Body.String(), want) {

@@ -813,7 +813,7 @@ type VerifyRequest struct {
 	// From Only edges of this caller: a service, or gateway/NAME.
 	From string `json:"from,omitempty,omitzero"`
 
-	// Timeout How many seconds it may take, 1 to 3600; 120 where it is not said.
+	// Timeout How many seconds it may take, 1 to 600; 120 where it is not said.
 	Timeout int64 `json:"timeout,omitempty,omitzero"`
 
 	// To Only edges of this callee.

@@ -14,7 +14,7 @@ import (
 
 // sessionTime is how long a verification may take on a host, with the time in which
 // its server says nothing: what it holds open is let go then.
-const sessionTime = 10 * time.Minute
+const sessionTime = 12 * time.Minute
 
 // A verifier tries the orders of the control plane, one after another.
 type verifier struct {
