@@ -10,6 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 
+	"github.com/parleymesh/parley/internal/assess"
 	"github.com/parleymesh/parley/internal/fault"
 	"github.com/parleymesh/parley/internal/fleet/link"
 	"github.com/parleymesh/parley/internal/identity"
@@ -194,6 +195,28 @@ func FuzzAgentMessage(f *testing.F) {
 		}
 		if diff := cmp.Diff(m, again, sameIdentity, cmpopts.EquateEmpty(), cmp.Comparer(func(a, b time.Time) bool { return a.Equal(b) })); diff != "" {
 			t.Error(diff)
+		}
+	})
+}
+
+// What passes for a verification: read whole or not at all, and read again as it was.
+func FuzzVerification(f *testing.F) {
+	f.Add([]byte(`{"run":"r","phase":"attack","edges":[{"caller":"web","caller_id":"spiffe://td/web","callee":"orders","callee_id":"spiffe://td/orders","http":true,"endpoints":["10.0.0.1:9443"],"allowed":{"method":"GET","path":"/"},"app":"127.0.0.1:8080"}]}`))
+	f.Add([]byte(`{"run":"r","phase":"after_ban","results":[{"caller":"web","callee":"orders","check":"banned","outcome":"ok"}],"done":true}`))
+	f.Add([]byte(`{"run":"r","phase":"over","edges":[{"caller_id":"spiffe://td/web/"}]}`))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		var o assess.Order
+		var r assess.Report
+		for _, pair := range [][2]any{{&o, new(assess.Order)}, {&r, new(assess.Report)}} {
+			if (link.Codec{}).Unmarshal(data, pair[0]) != nil {
+				continue
+			}
+			if err := (link.Codec{}).Unmarshal(must((link.Codec{}).Marshal(pair[0])), pair[1]); err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(pair[0], pair[1], sameIdentity, cmpopts.EquateEmpty(), cmp.Comparer(func(a, b time.Time) bool { return a.Equal(b) })); diff != "" {
+				t.Error(diff)
+			}
 		}
 	})
 }
