@@ -244,11 +244,26 @@ func TestGRPCStatusRecorded(t *testing.T) {
 	}
 }
 
+// arriving closes arrived when the head of a response for path is there.
+type arriving struct {
+	http.RoundTripper
+	path    string
+	arrived chan struct{}
+}
+
+func (a arriving) RoundTrip(r *http.Request) (*http.Response, error) {
+	resp, err := a.RoundTripper.RoundTrip(r)
+	if r.URL.Path == a.path {
+		close(a.arrived)
+	}
+	return resp, err
+}
+
 // A stream whose server breaks off ends with a status that says so; one whose
 // client leaves is cancelled at its server.
 func TestGRPCBroken(t *testing.T) {
 	t.Parallel()
-	cancelled := make(chan struct{})
+	cancelled, arrived := make(chan struct{}), make(chan struct{})
 	app := httpApp(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "application/grpc")
 		if r.URL.Path != "/late" {
@@ -262,12 +277,14 @@ func TestGRPCBroken(t *testing.T) {
 		case "/late", "/later":
 			time.Sleep(60 * time.Millisecond)
 		case "/gone":
+			<-arrived // what was flushed has left the server only then
 			_ = r.Context().Value(http.ServerContextKey).(*http.Server).Close()
 		}
 		panic(http.ErrAbortHandler)
 	}))
 	p := newPair(t, pairConfig{protocol: call.HTTP, h2: true, app: app})
 	c := client(t, true)
+	c.Transport = arriving{c.Transport, "/gone", arrived}
 	broken := func(path, timeout, wantBody, wantStatus, wantError string) {
 		t.Helper()
 		p.orders.gate.Reset()
