@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"testing"
@@ -135,3 +136,67 @@ func TestServiceIsToldWhoCalls(t *testing.T) {
 		}
 	}
 }
+
+// A service with the SDK and without a sidecar, at an endpoint that the mesh file
+// lists, verifies itself whom the gateway let in.
+func TestServiceWithTheSDKIsToldWhoCalls(t *testing.T) {
+	t.Parallel()
+	dir, edge, at := shortDir(t), freeAddr(t), freeAddr(t)
+	cfg := config(t, dir, fmt.Sprintf(sdkMesh, executable(t), at, edge))
+	m := startWith(t, cfg)
+	m.apply(cfg.MeshText)
+	w := &parley.Workload{Socket: cfg.Socket, Allow: []string{"gateway/edge"}}
+	t.Cleanup(func() { _ = w.Close() })
+	l, err := w.Listen("tcp", at)
+	if err != nil {
+		t.Fatal(err)
+	}
+	site := &http.Server{Handler: w.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if c, ok := parley.CallerFrom(r.Context()); ok && c.Origin != nil {
+			fmt.Fprint(w, c.ID, " for ", c.Origin.Name)
+		}
+	}))}
+	go func() { _ = site.Serve(l) }()
+	t.Cleanup(func() { _ = site.Close() })
+	key, err := m.api.CreateKey(t.Context(), api.KeyRequest{Name: "ci", Scopes: []string{"site.read"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	roots := x509.NewCertPool()
+	pem, err := m.api.Bundle(t.Context())
+	if err != nil || !roots.AppendCertsFromPEM(pem) {
+		t.Fatal("no bundle", err)
+	}
+	tr := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots, ServerName: "one.test", MinVersion: tls.VersionTLS13}}
+	t.Cleanup(tr.CloseIdleConnections)
+	req, err := http.NewRequestWithContext(t.Context(), "GET", "https://"+edge+"/", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header = http.Header{"X-Api-Key": {key.Secret}, "Parley-Identity": {"forged"}}
+	resp, err := (&http.Client{Transport: tr, Timeout: 10 * time.Second}).Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if want := "spiffe://node.example/gateway/edge for api_key:" + key.Key.ID; err != nil || string(body) != want {
+		t.Errorf("got %s %q, want %q", resp.Status, body, want)
+	}
+}
+
+const sdkMesh = `
+trust_domain: node.example
+services:
+  site:
+    runs_as: {exe: %s}
+    endpoints: [%q]
+gateway:
+  edge:
+    listen: %q
+    tls: {mesh_ca: {hosts: [one.test]}}
+    routes:
+      - match: {path: /**}
+        to: site
+        require: {any: [{api_key: {scopes: [site.read]}}]}
+`
