@@ -227,19 +227,21 @@ func (v *meshVerification) withdrawn(ctx context.Context) error {
 	for _, s := range run.Services {
 		for _, e := range s.Endpoints {
 			if e.Host != "" && e.State != api.StateOK {
-				down[s.Name] = append(down[s.Name], fmt.Sprintf("%s on %s was not tried, since callers are not told of it: %s", s.Name, e.Host, strings.TrimPrefix(e.Note, "on "+e.Host+": ")))
+				down[s.Name] = append(down[s.Name], fmt.Sprintf("on %s (%s)", e.Host, strings.TrimPrefix(e.Note, "on "+e.Host+": ")))
 			}
 		}
 	}
 	for _, host := range slices.Sorted(maps.Keys(v.orders)) {
 		var results []assess.Result
 		for _, e := range v.orders[host].Edges {
-			if len(e.Endpoints) == 0 {
+			where := down[e.Callee]
+			if len(e.Endpoints) == 0 || len(where) == 0 {
 				continue
 			}
-			for _, why := range down[e.Callee] {
-				results = append(results, assess.Result{Caller: e.Caller, Callee: e.Callee, Check: assess.Control, Outcome: assess.Inconclusive, Detail: why, Help: "parley status"})
-			}
+			results = append(results, assess.Result{
+				Caller: e.Caller, Callee: e.Callee, Check: assess.Control, Outcome: assess.Inconclusive, Help: "parley status",
+				Detail: e.Callee + " was not tried, since callers are not told of it, " + strings.Join(where, ", "),
+			})
 		}
 		if len(results) > 0 {
 			v.got(host, results)

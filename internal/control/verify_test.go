@@ -381,6 +381,7 @@ services:
 	h.runtime.down = api.ServiceStatus{Name: "orders", State: api.StateWaiting, Endpoints: []api.EndpointStatus{
 		{Address: "10.0.0.2:9443", Host: "h2", State: api.StateOK},
 		{Address: ":9443", Host: "h3", State: api.StateWaiting, Note: "on h3: the host is not connected"},
+		{Address: ":9443", Host: "h4", State: api.StateFailed, Note: "on h4: unhealthy"},
 		{Address: "10.0.0.9:9443"}, // listed: nobody knows
 	}}
 	lines, err := h.verify(t, api.VerifyRequest{})
@@ -395,7 +396,7 @@ services:
 			}
 		}
 	}
-	if want := []string{"h1: web -> orders control: orders on h3 was not tried, since callers are not told of it: the host is not connected"}; !slices.Equal(got, want) {
+	if want := []string{"h1: web -> orders control: orders was not tried, since callers are not told of it, on h3 (the host is not connected), on h4 (unhealthy)"}; !slices.Equal(got, want) {
 		t.Errorf("got %q, want %q", got, want)
 	}
 }

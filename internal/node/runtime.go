@@ -199,7 +199,7 @@ func (r *runtime) Certificates(ctx context.Context, now time.Time, after string,
 
 // kindOf is whether an identity is a gateway's or a service's, by its path.
 func kindOf(id identity.ID) string {
-	if strings.HasPrefix(id.Path(), "/gateway/") {
+	if id.IsGateway() {
 		return "gateway"
 	}
 	return "service"

@@ -10,6 +10,7 @@ import (
 	"crypto/x509/pkix"
 	"encoding/asn1"
 	"math/big"
+	"net"
 	"net/url"
 	"testing"
 	"time"
@@ -110,4 +111,20 @@ func (a *Authority) Probe(tb testing.TB, id identity.ID, flaw string, csr []byte
 		tb.Fatalf("the flaw %q is not known", flaw)
 	}
 	return []*x509.Certificate{a.sign(tb, tmpl, a.Root, req.PublicKey)}
+}
+
+// HostAddress is an IPv4 address of this machine that is not loopback; false where it
+// has none.
+func HostAddress(tb testing.TB) (ip string, ok bool) {
+	tb.Helper()
+	addrs, err := net.InterfaceAddrs()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	for _, a := range addrs {
+		if n, is := a.(*net.IPNet); is && !n.IP.IsLoopback() && !n.IP.IsLinkLocalUnicast() && n.IP.To4() != nil {
+			return n.IP.String(), true
+		}
+	}
+	return "", false
 }
