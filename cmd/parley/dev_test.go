@@ -124,10 +124,9 @@ func TestTryNoticesWhatIsBroken(t *testing.T) {
 	}
 }
 
-// TestDemoNeedsNobody uses the shop, so that its processes are attested, and wants
-// nothing of whoever looks at its status.
-func TestDemoNeedsNobody(t *testing.T) {
-	t.Parallel()
+// startDemo runs the shop until the test ends.
+func startDemo(t *testing.T) *dev.Mesh {
+	t.Helper()
 	dir, err := os.MkdirTemp("", "pd")
 	if err != nil {
 		t.Fatal(err)
@@ -143,11 +142,19 @@ func TestDemoNeedsNobody(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() {
-		if err := m.Stop(context.WithoutCancel(t.Context())); err != nil {
+	t.Cleanup(func() {
+		if err := m.Stop(context.Background()); err != nil {
 			t.Error(err)
 		}
-	}()
+	})
+	return m
+}
+
+// TestDemoNeedsNobody uses the shop, so that its processes are attested, and wants
+// nothing of whoever looks at its status.
+func TestDemoNeedsNobody(t *testing.T) {
+	t.Parallel()
+	m := startDemo(t)
 	roots, err := m.API.Bundle(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -180,28 +187,9 @@ func TestDemoNeedsNobody(t *testing.T) {
 // TestVerifyTheExample attacks the demo: nothing gets through.
 func TestVerifyTheExample(t *testing.T) {
 	t.Parallel()
-	dir, err := os.MkdirTemp("", "pd")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	m, err := dev.Start(t.Context(), dev.Config{
-		Self: self, Dir: dir, PortBase: -1, Env: os.Environ(), Clock: clock.System{}, Logger: slog.New(slog.DiscardHandler),
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() {
-		if err := m.Stop(context.WithoutCancel(t.Context())); err != nil {
-			t.Error(err)
-		}
-	}()
+	m := startDemo(t)
 	began := clock.System{}.Now()
-	out, errs, code := ask(t, filepath.Join(dir, "api.sock"), "verify", false, false, 0)
+	out, errs, code := ask(t, filepath.Join(m.Dir, "api.sock"), "verify", false, false, 0)
 	t.Logf("%s\nin %s", out, clock.System{}.Now().Sub(began))
 	if code != exitDone || !strings.Contains(out, "PASS") {
 		t.Errorf("exit code %d\n%s%s", code, out, errs)

@@ -95,26 +95,29 @@ func New(tools Tools, order Order) (*Session, error) {
 // Attack tries everything that needs no ban, and leaves a connection open at every
 // endpoint for AfterBan. tell is called with results as they come, concurrently.
 func (s *Session) Attack(ctx context.Context, tell func([]Result)) {
-	s.each(ctx, func(ctx context.Context, t *target) { tell(t.attack(ctx)) })
-}
-
-// each runs f for every endpoint of every edge, several at once.
-func (s *Session) each(ctx context.Context, f func(context.Context, *target)) {
-	places := make(chan struct{}, maxAtOnce)
-	var wg sync.WaitGroup
+	var all []*target
 	for i := range s.order.Edges {
 		e := &s.order.Edges[i]
-		endpoints := e.Endpoints
-		if len(endpoints) == 0 {
-			endpoints = []string{""}
+		for _, at := range e.Endpoints {
+			all = append(all, &target{session: s, edge: e, at: at})
 		}
-		for _, at := range endpoints {
-			places <- struct{}{}
-			wg.Go(func() {
-				defer func() { <-places }()
-				f(ctx, &target{session: s, edge: e, at: at})
-			})
+		if len(e.Endpoints) == 0 {
+			all = append(all, &target{session: s, edge: e})
 		}
+	}
+	atOnce(all, func(t *target) { tell(t.attack(ctx)) })
+}
+
+// atOnce runs f for all, maxAtOnce at a time.
+func atOnce[T any](all []T, f func(T)) {
+	places := make(chan struct{}, maxAtOnce)
+	var wg sync.WaitGroup
+	for _, x := range all {
+		places <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-places }()
+			f(x)
+		})
 	}
 	wg.Wait()
 }
@@ -126,16 +129,7 @@ func (s *Session) AfterBan(ctx context.Context, tell func([]Result)) {
 	all := s.held
 	s.held = nil
 	s.mu.Unlock()
-	places := make(chan struct{}, maxAtOnce)
-	var wg sync.WaitGroup
-	for _, h := range all {
-		places <- struct{}{}
-		wg.Go(func() {
-			defer func() { <-places }()
-			tell(h.afterBan(ctx))
-		})
-	}
-	wg.Wait()
+	atOnce(all, func(h *held) { tell(h.afterBan(ctx)) })
 }
 
 // Close lets go of what the session holds.
