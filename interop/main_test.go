@@ -170,7 +170,9 @@ func (r *running) launch() {
 				return false
 			}
 		}
-		return true
+		// The last thing that a start writes; the API answers before that.
+		_, err = os.Stat(filepath.Join(r.dir, "data", "ca.pem"))
+		return err == nil
 	})
 }
 
