@@ -251,7 +251,7 @@ func TestTokensOfARealProvider(t *testing.T) {
 		for range 2 { // seen before, the second time
 			status, _, event := e.ask(token)
 			c := event.Caller
-			if status != http.StatusOK || c.Issuer != p.url || c.ClientID != "shop" || c.Subject == "" || c.Audience != "orders" || c.Scopes != "orders.read orders.write" {
+			if status != http.StatusOK || c.Issuer != p.url || c.ClientID != "shop" || event.Subject() == "" || c.Audience != "orders" || c.Scopes != "orders.read orders.write" {
 				t.Errorf("%s: %d, recorded %s of %+v", alg, status, event.Reason, c)
 			}
 		}

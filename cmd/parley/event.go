@@ -52,11 +52,11 @@ func (a *app) eventCells(e api.Entry) []any {
 // eventWho is the two sides of a call, or who acted.
 func eventWho(ev *audit.Event) string {
 	if ev.Call != nil || ev.Caller != nil || ev.Callee != nil {
-		to := party(ev.Callee)
+		to := party(ev.Callee, "")
 		if to == "" && ev.Call != nil {
 			to = ev.Call.Listener
 		}
-		return from(party(ev.Caller)) + " -> " + to
+		return from(party(ev.Caller, bearer(ev))) + " -> " + to
 	}
 	switch {
 	case ev.Actor == nil:
@@ -69,8 +69,9 @@ func eventWho(ev *audit.Event) string {
 	return ev.Actor.System
 }
 
-func party(p *audit.Party) string {
-	switch bearer := bearer(p); {
+// party is one side of a call, and who let itself be known there.
+func party(p *audit.Party, bearer string) string {
+	switch {
 	case p == nil:
 		return ""
 	case p.Service != "" && bearer != "": // a gateway, and whom it let in
@@ -88,13 +89,14 @@ func party(p *audit.Party) string {
 }
 
 // bearer is who presented an API key or a token.
-func bearer(p *audit.Party) string {
+func bearer(ev *audit.Event) string {
 	switch {
-	case p == nil:
-	case p.KeyName != "":
-		return "key " + p.KeyName
-	case p.Subject != "":
-		return fmt.Sprintf("%q", p.Subject)
+	case ev.Caller != nil && ev.Caller.KeyName != "":
+		return "key " + ev.Caller.KeyName
+	case ev.Subject() != "":
+		return fmt.Sprintf("%q", ev.Subject())
+	case ev.Erased():
+		return "an erased person"
 	}
 	return ""
 }

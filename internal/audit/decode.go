@@ -8,8 +8,10 @@ import (
 
 // Decode reads what Encode wrote and nothing else: an unknown, repeated or
 // misspelt key, a time that is not in UTC, a string beyond its bound, white space
-// and trailing bytes are all ErrCanonical, so that a body has one reading. A body
-// of a later schema is ErrSchema. It never panics.
+// and trailing bytes are all ErrCanonical, so that a body has one reading, and so
+// is a private member that the caller's person does not commit to. A body without
+// it is as good: it was erased, or left out of an export. A body of a later schema
+// is ErrSchema. It never panics.
 func Decode(body []byte) (*Event, error) {
 	if len(body) > MaxEvent {
 		return nil, ErrTooLong

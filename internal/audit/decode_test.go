@@ -22,7 +22,7 @@ func TestDecodeReturnsTheEvent(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	e.Schema, e.Time = audit.Schema, e.Time.UTC()
+	e.Schema, e.Time, e.Caller.Person = audit.Schema, e.Time.UTC(), got.Caller.Person
 	if diff := cmp.Diff(e, got, cmp.AllowUnexported(identity.ID{})); diff != "" {
 		t.Errorf("-want +got\n%s", diff)
 	}
@@ -80,8 +80,18 @@ func FuzzDecode(f *testing.F) {
 			f.Fatal(err)
 		}
 		f.Add(body)
+		f.Add(audit.Committed(body))
 	}
 	f.Fuzz(func(t *testing.T, body []byte) {
+		// What Committed and LeafHash say agrees, of whatever bytes.
+		committed := audit.Committed(body)
+		if audit.LeafHash(body) != audit.LeafHash(committed) {
+			t.Fatalf("another leaf without the private member: %q, %q", body, committed)
+		}
+		wiped := bytes.Clone(body)
+		if short := audit.Wipe(wiped); !bytes.Equal(short, committed) || !bytes.HasPrefix(wiped, short) || audit.LeafHash(wiped) != audit.LeafHash(body) {
+			t.Fatalf("wiped %q to %q, of which %q", body, wiped, short)
+		}
 		e, err := audit.Decode(body)
 		if err != nil {
 			return
@@ -89,6 +99,10 @@ func FuzzDecode(f *testing.F) {
 		again, err := audit.Encode(nil, e)
 		if err != nil || !bytes.Equal(again, body) {
 			t.Fatalf("Decode accepted what Encode does not make (%v):\n%s\n%s", err, body, again)
+		}
+		e.Private = nil
+		if without, err := audit.Encode(nil, e); err != nil || !bytes.Equal(without, committed) {
+			t.Fatalf("committed are (%v):\n%s\nwithout its person the event is\n%s", err, committed, without)
 		}
 	})
 }

@@ -9,6 +9,7 @@ import (
 
 // Errors of Encode and Decode.
 var (
+	ErrSalt      = errors.New("what is said of a person has no salt")
 	ErrTime      = errors.New("the year of a time is not between 0 and 9999")
 	ErrTooLong   = errors.New("an event is at most 65535 bytes")
 	ErrCanonical = errors.New("an event is not in its canonical encoding")
@@ -33,7 +34,10 @@ type bounds struct{ long, other int }
 // uses no reflection and allocates nothing where dst is large enough and nothing
 // has to be cut. The result is at most MaxEvent longer than dst.
 //
-// The one error is ErrTime, and dst is then returned as it was.
+// Where e.Private is there, the caller's Person is the commitment to it as it is
+// encoded, whatever e.Caller.Person says.
+//
+// The errors are ErrTime and ErrSalt, and dst is then returned as it was.
 func Encode(dst []byte, e *Event) ([]byte, error) {
 	for _, b := range []bounds{wide, narrow} {
 		w := writer{buf: dst, bounds: b}
@@ -52,7 +56,9 @@ func Encode(dst []byte, e *Event) ([]byte, error) {
 type writer struct {
 	buf []byte
 	bounds
-	err error
+	// person is where the commitment goes, once there is something to commit to.
+	person int
+	err    error
 }
 
 func (w *writer) event(e *Event) {
@@ -70,8 +76,8 @@ func (w *writer) event(e *Event) {
 	if e.Call != nil {
 		w.call(e.Call)
 	}
-	w.party(`,"caller":{`, e.Caller)
-	w.party(`,"callee":{`, e.Callee)
+	w.party(`,"caller":{`, e.Caller, e.Private)
+	w.party(`,"callee":{`, e.Callee, nil)
 	if e.Actor != nil {
 		w.actor(e.Actor)
 	}
@@ -96,6 +102,9 @@ func (w *writer) event(e *Event) {
 	if e.Gap != nil {
 		w.gap(e.Gap)
 	}
+	if e.Private != nil {
+		w.private(e.Private)
+	}
 	w.shut()
 }
 
@@ -118,9 +127,16 @@ func (w *writer) call(c *CallFacts) {
 	w.shut()
 }
 
-func (w *writer) party(key string, p *Party) {
-	if p == nil {
+// nobody is the caller of an event that has a person and no caller.
+var nobody Party
+
+// party is p; of a caller of whom private is said, with the commitment to it.
+func (w *writer) party(key string, p *Party, private *Private) {
+	if p == nil && private == nil {
 		return
+	}
+	if p == nil {
+		p = &nobody
 	}
 	w.open(key)
 	w.opt(`,"service":`, p.Service)
@@ -134,8 +150,10 @@ func (w *writer) party(key string, p *Party) {
 	w.opt(`,"via":`, p.Via)
 	w.opt(`,"key_id":`, p.KeyID)
 	w.opt(`,"key_name":`, p.KeyName)
+	if private != nil || p.Person != (Commitment{}) {
+		w.person = w.binary(`,"person":`, p.Person[:])
+	}
 	w.opt(`,"issuer":`, p.Issuer)
-	w.opt(`,"subject":`, p.Subject)
 	w.opt(`,"client_id":`, p.ClientID)
 	w.opt(`,"audience":`, p.Audience)
 	w.opt(`,"scopes":`, p.Scopes)
@@ -143,6 +161,21 @@ func (w *writer) party(key string, p *Party) {
 	w.ptr(`,"uid":`, p.UID)
 	w.opt(`,"exe":`, p.Exe)
 	w.shut()
+}
+
+// private is the last member, and what the caller's person commits to.
+func (w *writer) private(p *Private) {
+	if p.Salt == (Salt{}) {
+		w.err = ErrSalt
+	}
+	w.open(`,"private":{`)
+	start := len(w.buf) - 1
+	w.binary(`,"salt":`, p.Salt[:])
+	w.opt(`,"subject":`, p.Subject)
+	w.opt(`,"address":`, p.Address)
+	w.shut()
+	c := commit(w.buf[start:])
+	binary.Encode(w.buf[w.person:], c[:])
 }
 
 func (w *writer) actor(a *Actor) {
@@ -253,6 +286,16 @@ func (w *writer) ptr(key string, n *int) {
 		w.key(key)
 		w.buf = strconv.AppendInt(w.buf, int64(*n), 10)
 	}
+}
+
+// binary is b in base64url; the text begins at what is returned.
+func (w *writer) binary(key string, b []byte) (at int) {
+	w.key(key)
+	w.buf = append(w.buf, '"')
+	at = len(w.buf)
+	w.buf = binary.AppendEncode(w.buf, b)
+	w.buf = append(w.buf, '"')
+	return at
 }
 
 // time is RFC 3339 with nanoseconds, as time.Time.MarshalJSON has it.

@@ -2,6 +2,7 @@ package audit_test
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -32,6 +33,11 @@ func fill(t testing.TB, v reflect.Value, text func(field string) string) {
 		}
 		*x = id
 		return
+	case *audit.Salt:
+		*x = audit.Salt([]byte("sixteen bytes :)"))
+		return
+	case *audit.Commitment:
+		return // Encode's to make
 	}
 	switch v.Kind() {
 	case reflect.Pointer:
@@ -92,7 +98,7 @@ func cutAll(v reflect.Value, field string, long, other int) {
 func reference(t testing.TB, e *audit.Event, long, other int) []byte {
 	t.Helper()
 	c := *e
-	for _, p := range []any{&c.Call, &c.Caller, &c.Callee, &c.Actor, &c.Object, &c.Decision, &c.TLS, &c.UpstreamTLS, &c.Trace, &c.Gap} {
+	for _, p := range []any{&c.Call, &c.Caller, &c.Callee, &c.Actor, &c.Object, &c.Decision, &c.TLS, &c.UpstreamTLS, &c.Trace, &c.Gap, &c.Private} {
 		if v := reflect.ValueOf(p).Elem(); !v.IsNil() {
 			n := reflect.New(v.Type().Elem())
 			n.Elem().Set(v.Elem())
@@ -104,10 +110,22 @@ func reference(t testing.TB, e *audit.Event, long, other int) []byte {
 		c.Object.NotAfter = c.Object.NotAfter.UTC()
 	}
 	cutAll(reflect.ValueOf(&c), "", long, other)
+	if c.Private != nil {
+		if c.Caller == nil {
+			c.Caller = &audit.Party{}
+		}
+		c.Caller.Person = sha256.Sum256(append([]byte("parley audit private v1\x00"), marshal(t, c.Private)...))
+	}
+	return marshal(t, &c)
+}
+
+// marshal is encoding/json without HTML escaping.
+func marshal(t testing.TB, v any) []byte {
+	t.Helper()
 	var b bytes.Buffer
 	enc := json.NewEncoder(&b)
 	enc.SetEscapeHTML(false)
-	if err := enc.Encode(&c); err != nil {
+	if err := enc.Encode(v); err != nil {
 		t.Fatal(err)
 	}
 	return bytes.TrimSuffix(b.Bytes(), []byte("\n"))

@@ -119,6 +119,8 @@ type Event struct {
 	UpstreamTLS *TLS   `json:"upstream_tls,omitempty"`
 	Trace       *Trace `json:"trace,omitempty"`
 	Gap         *Range `json:"gap,omitempty"`
+	// Private is what is said of a person, which erasure takes away; it comes last.
+	Private *Private `json:"private,omitempty"`
 }
 
 // CallFacts describe a request or connection.
@@ -152,11 +154,13 @@ type Party struct {
 	Via     string `json:"via,omitempty"`
 	KeyID   string `json:"key_id,omitempty"`
 	KeyName string `json:"key_name,omitempty"`
-	// Issuer, Subject and ClientID are of a token whose signature was verified,
-	// never of one that only claims them. Audience and Scopes are what it is for,
-	// several joined by spaces.
+	// Person commits to the event's Private, of a caller. Encode computes it where
+	// that is there.
+	Person Commitment `json:"person,omitzero"`
+	// Issuer and ClientID are of a token whose signature was verified, never of one
+	// that only claims them; its subject is in Private. Audience and Scopes are what
+	// it is for, several joined by spaces.
 	Issuer   string `json:"issuer,omitempty"`
-	Subject  string `json:"subject,omitempty"`
 	ClientID string `json:"client_id,omitempty"`
 	Audience string `json:"audience,omitempty"`
 	Scopes   string `json:"scopes,omitempty"`

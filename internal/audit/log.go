@@ -6,12 +6,18 @@ import "crypto/sha256"
 type Hash [sha256.Size]byte
 
 // LeafHash is the RFC 6962 section 2.1 hash of an entry: SHA-256(0x00 || data),
-// over the canonical encoding exactly as it is stored.
-func LeafHash(data []byte) Hash {
+// over what is Committed of the body: its private member, if it is still there,
+// does not count.
+func LeafHash(body []byte) (leaf Hash) {
+	end, private := committedEnd(body)
 	h := sha256.New()
 	h.Write([]byte{0})
-	h.Write(data)
-	return Hash(h.Sum(nil))
+	h.Write(body[:end])
+	if private {
+		h.Write([]byte{'}'})
+	}
+	h.Sum(leaf[:0])
+	return leaf
 }
 
 // An Entry is an event as it stands in a log.
@@ -22,6 +28,6 @@ type Entry struct {
 	Index uint64
 	// Leaf is LeafHash(Body).
 	Leaf Hash
-	// Body is the canonical encoding.
+	// Body is the canonical encoding, with its private member or without.
 	Body []byte
 }

@@ -176,7 +176,7 @@ func (s *Server) replay(ctx context.Context, e *audit.Event) (q policy.Query, ok
 			return q, false, nil
 		}
 		q.Caller, err = s.keyCaller(ctx, e.Caller)
-		q.Caller.Token, ok = tokenCaller(e.Caller)
+		q.Caller.Token, ok = tokenCaller(e)
 		return q, err == nil && ok, err
 	case call.Inbound, call.Outbound:
 		if e.Callee == nil {
@@ -200,7 +200,8 @@ func edgeTarget(e *audit.Event) (string, bool) {
 
 // tokenCaller is the bearer of a token as it is on record, since no token says
 // anything else later; false where the record of it was cut.
-func tokenCaller(p *audit.Party) (*identity.Token, bool) {
+func tokenCaller(e *audit.Event) (*identity.Token, bool) {
+	p := e.Caller
 	if p.Issuer == "" {
 		return nil, true
 	}
@@ -208,7 +209,7 @@ func tokenCaller(p *audit.Party) (*identity.Token, bool) {
 	if strings.HasSuffix(p.Audience, cut) || strings.HasSuffix(p.Scopes, cut) || strings.HasSuffix(p.Issuer, cut) {
 		return nil, false
 	}
-	t := &identity.Token{Issuer: p.Issuer, Subject: p.Subject, ClientID: p.ClientID, Scopes: strings.Fields(p.Scopes)}
+	t := &identity.Token{Issuer: p.Issuer, Subject: e.Subject(), ClientID: p.ClientID, Scopes: strings.Fields(p.Scopes)}
 	// Several audiences are joined by spaces, and one may hold some.
 	t.Audiences = append(strings.Fields(p.Audience), p.Audience)
 	return t, true

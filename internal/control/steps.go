@@ -162,7 +162,7 @@ func originStep(e *audit.Event) []api.Step {
 		}
 		return []api.Step{{Name: "origin", State: api.StepNo, Text: text}}
 	}
-	came := presented(e.Caller)
+	came := presented(e)
 	if came == "" {
 		return nil
 	}
@@ -170,13 +170,14 @@ func originStep(e *audit.Event) []api.Step {
 }
 
 // presented are the credentials of a caller that were good.
-func presented(p *audit.Party) string {
+func presented(e *audit.Event) string {
 	var came []string
+	p := e.Caller
 	if p != nil && p.KeyID != "" {
 		came = append(came, fmt.Sprintf("API key %q (%s)", p.KeyName, p.KeyID))
 	}
 	if p != nil && p.Issuer != "" {
-		came = append(came, tokenText(p))
+		came = append(came, tokenText(e))
 	}
 	return strings.Join(came, " and ")
 }
@@ -184,7 +185,7 @@ func presented(p *audit.Party) string {
 // credentialStep is which credential came to an edge, and whether it was good. A
 // reason of policy is about a good one.
 func credentialStep(e *audit.Event) api.Step {
-	text := presented(e.Caller)
+	text := presented(e)
 	switch {
 	case isPolicyReason(e.Reason):
 	case strings.HasPrefix(e.Reason, "jwt_"), strings.HasPrefix(e.Reason, "jwks_"):
@@ -206,8 +207,12 @@ func credentialStep(e *audit.Event) api.Step {
 }
 
 // tokenText is a token as a person reads it. Its issuer chose the words.
-func tokenText(p *audit.Party) string {
-	text := fmt.Sprintf("token of %q from %q", p.Subject, p.Issuer)
+func tokenText(e *audit.Event) string {
+	p, whose := e.Caller, fmt.Sprintf("%q", e.Subject())
+	if e.Erased() {
+		whose = "an erased person"
+	}
+	text := fmt.Sprintf("token of %s from %q", whose, p.Issuer)
 	if p.Audience != "" {
 		text += fmt.Sprintf(" for %q", p.Audience)
 	}
@@ -330,8 +335,10 @@ func callerName(e *audit.Event) string {
 		return p.Service
 	case p.KeyID != "":
 		return "key:" + p.KeyID
-	case p.Subject != "":
-		return fmt.Sprintf("%q", p.Subject)
+	case e.Subject() != "":
+		return fmt.Sprintf("%q", e.Subject())
+	case e.Erased():
+		return "an erased person"
 	default:
 		return p.ID.Name()
 	}

@@ -335,26 +335,38 @@ func TestWhyAtTheEdgeUsesTheKeyAsItIsNow(t *testing.T) {
 	}
 }
 
+// private is what an event says of that person; nil of nobody.
+func private(subject string) *audit.Private {
+	if subject == "" {
+		return nil
+	}
+	p := new(audit.Private)
+	p.Hold(subject, "192.0.2.7:4711")
+	return p
+}
+
 // TestWhyOfTokens: a decision about a token is made again from the record of it.
 func TestWhyOfTokens(t *testing.T) {
 	t.Parallel()
 	h := applied(t)
 	for name, tt := range map[string]struct {
 		party          audit.Party
+		subject        string
 		reason         string
 		replayed, same bool
 		step           string
 	}{
-		"allowed":        {audit.Party{Issuer: "https://id.shop.example", Subject: "alice", Audience: "x orders", Scopes: "orders.read a"}, "allowed", true, true, `token of "alice" from "https://id.shop.example"`},
-		"other audience": {audit.Party{Issuer: "https://id.shop.example", Subject: "alice", Audience: "billing", Scopes: "orders.read"}, "jwt_audience", true, true, "another audience"},
-		"no scope":       {audit.Party{Issuer: "https://id.shop.example", Subject: "alice\nroot", Audience: "orders"}, "scope_missing", true, true, `"alice\nroot"`},
-		"cut":            {audit.Party{Issuer: "https://id.shop.example", Subject: "alice", Audience: "orders", Scopes: "a b…"}, "scope_missing", false, false, "lacks a scope"},
+		"allowed":        {audit.Party{Issuer: "https://id.shop.example", Audience: "x orders", Scopes: "orders.read a"}, "alice", "allowed", true, true, `token of "alice" from "https://id.shop.example"`},
+		"other audience": {audit.Party{Issuer: "https://id.shop.example", Audience: "billing", Scopes: "orders.read"}, "alice", "jwt_audience", true, true, "another audience"},
+		"no scope":       {audit.Party{Issuer: "https://id.shop.example", Audience: "orders"}, "alice\nroot", "scope_missing", true, true, `"alice\nroot"`},
+		"erased":         {audit.Party{Issuer: "https://id.shop.example", Audience: "orders", Person: audit.Commitment{1}}, "", "scope_missing", true, true, "token of an erased person from"},
+		"cut":            {audit.Party{Issuer: "https://id.shop.example", Audience: "orders", Scopes: "a b…"}, "alice", "scope_missing", false, false, "lacks a scope"},
 	} {
 		e := &audit.Event{
 			Action: audit.Call, Outcome: audit.Denied, Reason: tt.reason,
 			Call:   &audit.CallFacts{End: "edge", Protocol: "http", Method: "GET", Path: "/orders/7"},
 			Caller: &tt.party, Callee: &audit.Party{Service: "orders"},
-			Decision: &audit.Decision{Rule: "gateway.edge.routes[0]", Revision: 1},
+			Decision: &audit.Decision{Rule: "gateway.edge.routes[0]", Revision: 1}, Private: private(tt.subject),
 		}
 		if tt.reason == "allowed" {
 			e.Outcome = audit.Allowed
@@ -383,18 +395,19 @@ func TestWhyNamesWhomTheGatewayLetIn(t *testing.T) {
 	t.Parallel()
 	h := applied(t)
 	for name, tt := range map[string]struct {
-		party audit.Party
-		step  string
+		party   audit.Party
+		subject string
+		step    string
 	}{
-		"token":  {audit.Party{Issuer: "https://id.shop.example", Subject: "alice"}, `gateway/edge let in and signed for: token of "alice" from "https://id.shop.example"`},
-		"key":    {audit.Party{KeyID: "k", KeyName: "ci"}, `gateway/edge let in and signed for: API key "ci" (k)`},
-		"nobody": {audit.Party{}, ""},
+		"token":  {audit.Party{Issuer: "https://id.shop.example"}, "alice", `gateway/edge let in and signed for: token of "alice" from "https://id.shop.example"`},
+		"key":    {audit.Party{KeyID: "k", KeyName: "ci"}, "", `gateway/edge let in and signed for: API key "ci" (k)`},
+		"nobody": {audit.Party{}, "", ""},
 	} {
 		tt.party.Service, tt.party.ID = "gateway/edge", id(t, "spiffe://shop.example/gateway/edge")
 		e := &audit.Event{
 			Action: audit.Call, Outcome: audit.Denied, Reason: "path_not_allowed",
 			Call:   &audit.CallFacts{End: "inbound", Protocol: "http", Method: "GET", Path: "/admin"},
-			Caller: &tt.party, Callee: &audit.Party{Service: "orders"}, Decision: &audit.Decision{Revision: 1},
+			Caller: &tt.party, Callee: &audit.Party{Service: "orders"}, Decision: &audit.Decision{Revision: 1}, Private: private(tt.subject),
 		}
 		h.record(t, e)
 		why, err := h.client.Why(t.Context(), api.ExplainParams{Decision: e.ID})
@@ -480,7 +493,7 @@ func TestWhyOfRefusalsBeforePolicy(t *testing.T) {
 		"route":         {audit.Event{Action: audit.Call, Reason: "route_not_found", Call: &audit.CallFacts{End: "edge"}, Caller: &audit.Party{}}, "identity none, channel none, credential none, gate NO", "no route"},
 		"old key":       {audit.Event{Action: audit.Call, Reason: "key_expired", Call: &audit.CallFacts{End: "edge"}, Caller: &audit.Party{KeyID: "k"}}, "identity none, channel none, credential NO, gate NO", "not good"},
 		"forged":        {audit.Event{Action: audit.Call, Reason: "jwt_signature", Message: `unverified, it claims issuer "https://id"`, Call: &audit.CallFacts{End: "edge"}, Caller: &audit.Party{}}, "identity none, channel none, credential NO, gate NO", "not good"},
-		"old token":     {audit.Event{Action: audit.Call, Reason: "jwt_expired", Call: &audit.CallFacts{End: "edge"}, Caller: &audit.Party{Issuer: "https://id", Subject: "alice"}}, "identity none, channel none, credential NO, gate NO", "not good"},
+		"old token":     {audit.Event{Action: audit.Call, Reason: "jwt_expired", Call: &audit.CallFacts{End: "edge"}, Caller: &audit.Party{Issuer: "https://id"}, Private: private("alice")}, "identity none, channel none, credential NO, gate NO", "not good"},
 		"no keys":       {audit.Event{Action: audit.Call, Reason: "jwks_unavailable", Call: &audit.CallFacts{End: "edge"}, Caller: &audit.Party{}}, "identity none, channel none, credential NO, gate NO", "were not there"},
 		"forged origin": {audit.Event{Action: audit.Call, Reason: "identity_key", Message: "for another certificate", Call: &audit.CallFacts{End: "inbound"}, Caller: &audit.Party{ID: id(t, "spiffe://shop.example/gateway/edge")}}, "identity ok, channel none, origin NO, gate NO", "a gateway's word for its caller is not good"},
 		"bad key":       {audit.Event{Action: audit.Call, Reason: "credentials_invalid", Call: &audit.CallFacts{End: "edge"}, Caller: &audit.Party{}}, "identity none, channel none, credential NO, gate NO", "not good"},

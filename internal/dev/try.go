@@ -268,12 +268,12 @@ func (m *Mesh) edge(ctx context.Context, s *seen, method, path string, c credent
 		// The gateway has told web who calls, and web's sidecar has verified it.
 		name := "api_key:" + in.Caller.KeyID
 		if c.token != "" {
-			name = in.Caller.Issuer + "#" + in.Caller.Subject
-			s.text += ", for " + in.Caller.Subject
+			name = in.Caller.Issuer + "#" + in.Subject()
+			s.text += ", for " + in.Subject()
 		} else {
 			s.text += ", for key " + in.Caller.KeyName
 		}
-		s.want(in.Caller.KeyID+in.Caller.Subject != "", "web's sidecar does not know for whom the gateway calls")
+		s.want(in.Caller.KeyID+in.Subject() != "", "web's sidecar does not know for whom the gateway calls")
 		s.want(a.Header[callerField] == name, "web was called for %q, on record is %q", a.Header[callerField], name)
 	}
 }

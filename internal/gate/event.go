@@ -20,6 +20,7 @@ type record struct {
 	tls      audit.TLS
 	upstream audit.TLS
 	trace    audit.Trace
+	private  audit.Private
 	uid      int
 }
 
@@ -101,13 +102,23 @@ func (rec *record) parties(r *call.Request, o *call.Outcome) {
 	}
 }
 
-// token names the bearer of a verified token.
+// token names the bearer of a verified token. Its subject is a person's, and so is
+// the address that it came from at an edge; elsewhere that is a machine's of the mesh.
 func (rec *record) token(t *identity.Token) {
 	if t == nil {
 		return
 	}
-	rec.caller.Issuer, rec.caller.Subject, rec.caller.ClientID = t.Issuer, t.Subject, t.ClientID
+	rec.caller.Issuer, rec.caller.ClientID = t.Issuer, t.ClientID
 	rec.caller.Audience, rec.caller.Scopes = strings.Join(t.Audiences, " "), strings.Join(t.Scopes, " ")
+	if t.Subject == "" {
+		return
+	}
+	address := rec.private.Address
+	if rec.call.End == string(call.Edge) && rec.caller.Address != "" {
+		address, rec.caller.Address = rec.caller.Address, ""
+	}
+	rec.private.Hold(t.Subject, address)
+	rec.event.Private = &rec.private
 }
 
 // add puts in what Check had to say beside the verdict.

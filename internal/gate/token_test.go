@@ -135,15 +135,23 @@ func TestTokenAtTheEdge(t *testing.T) {
 				t.Fatalf("%d events", len(events))
 			}
 			e := events[0]
-			want := audit.Party{}
-			if tt.named {
-				want = audit.Party{Issuer: issuer, Subject: "alice"}
+			var of, at string
+			address, private := "192.0.2.1:5000", ""
+			if tt.named { // and then the address is a person's
+				of, at = "alice", issuer
+				address, private = private, address
 			}
-			if e.Reason != tt.reason || e.Caller.Issuer != want.Issuer || e.Caller.Subject != want.Subject {
-				t.Errorf("recorded %s of %q at %q", e.Reason, e.Caller.Subject, e.Caller.Issuer)
+			if e.Reason != tt.reason || e.Caller.Issuer != at || e.Subject() != of {
+				t.Errorf("recorded %s of %q at %q", e.Reason, e.Subject(), e.Caller.Issuer)
 			}
-			if got := strings.Contains(e.Message, `"alice"`); got != tt.claimed || got && !strings.Contains(e.Message, "unverified") {
+			if e.Caller.Address != address || e.Private != nil && e.Private.Address != private {
+				t.Errorf("the client's address is recorded as %q, and of the person: %+v", e.Caller.Address, e.Private)
+			}
+			if got := strings.Contains(e.Message, "unverified"); got != tt.claimed || got && !strings.Contains(e.Message, "claims issuer") {
 				t.Errorf("the message is %q", e.Message)
+			}
+			if committed := string(audit.Committed([]byte(f.log.bodies[len(f.log.bodies)-1]))); strings.Contains(committed, "alice") {
+				t.Errorf("what cannot be erased has the person: %s", committed)
 			}
 			if tt.key == "reader" && tt.route == "5" && e.Caller.KeyName != "reader" {
 				t.Errorf("a good key beside it is recorded as %q", e.Caller.KeyName)

@@ -13,9 +13,7 @@ import (
 // A Claimed is a token that was read and not verified: everything it says is what
 // its sender says.
 type Claimed struct {
-	// Issuer and Subject are the token's, as claimed; Subject is empty where it is
-	// not text.
-	Issuer, Subject string
+	Issuer string
 
 	token, kid, alg, typ string
 }
@@ -40,7 +38,6 @@ func Read(token string) (*Claimed, error) {
 	if c.Issuer, err = optional(claims, "iss"); err != nil || c.Issuer == "" {
 		return nil, fmt.Errorf("%w: iss", ErrTokenClaims)
 	}
-	c.Subject, _ = optional(claims, "sub") // read again, and judged, once it is verified
 	return c, nil
 }
 

@@ -107,7 +107,8 @@ func inTime(i *jose.Issuer, facts *jose.Verified, now time.Time) (*identity.Toke
 	return &facts.Token, nil
 }
 
-// claims adds to err who the token says to be of, which nobody has verified.
+// claims adds to err whose the token says to be, which nobody has verified. It does
+// not say of whom: a message cannot be erased.
 func claims(c *jose.Claimed, err error) error {
-	return fmt.Errorf("%w; unverified, it claims issuer %.256q and subject %.256q", err, c.Issuer, c.Subject)
+	return fmt.Errorf("%w; unverified, it claims issuer %.256q", err, c.Issuer)
 }
