@@ -16,20 +16,12 @@ func Decode(body []byte) (*Event, error) {
 	if len(body) > MaxEvent {
 		return nil, ErrTooLong
 	}
-	var version struct {
-		Schema int `json:"schema"`
-	}
-	if err := json.Unmarshal(body, &version); err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrCanonical, err)
-	}
-	if version.Schema != Schema {
-		return nil, fmt.Errorf("schema %d, this program reads %d: %w", version.Schema, Schema, ErrSchema)
-	}
 	e := new(Event)
-	dec := json.NewDecoder(bytes.NewReader(body))
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(e); err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrCanonical, err)
+	if read(body, e) != nil || e.Schema != Schema {
+		*e = Event{}
+		if err := readJSON(body, e); err != nil {
+			return nil, err
+		}
 	}
 	again, err := Encode(make([]byte, 0, len(body)), e)
 	if err != nil {
@@ -39,4 +31,23 @@ func Decode(body []byte) (*Event, error) {
 		return nil, fmt.Errorf("%w: it encodes to %d bytes and has %d", ErrCanonical, len(again), len(body))
 	}
 	return e, nil
+}
+
+// readJSON reads any JSON, and says what is wrong with it.
+func readJSON(body []byte, e *Event) error {
+	var version struct {
+		Schema int `json:"schema"`
+	}
+	if err := json.Unmarshal(body, &version); err != nil {
+		return fmt.Errorf("%w: %w", ErrCanonical, err)
+	}
+	if version.Schema != Schema {
+		return fmt.Errorf("schema %d, this program reads %d: %w", version.Schema, Schema, ErrSchema)
+	}
+	dec := json.NewDecoder(bytes.NewReader(body))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(e); err != nil {
+		return fmt.Errorf("%w: %w", ErrCanonical, err)
+	}
+	return nil
 }

@@ -138,3 +138,64 @@ func FuzzEncode(f *testing.F) {
 		}
 	})
 }
+
+// What is read fast is what encoding/json reads, and whatever Encode makes is.
+func TestReadIsTheSame(t *testing.T) {
+	t.Parallel()
+	for _, text := range texts {
+		body, err := audit.Encode(nil, full(t, always(text)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var fast, slow audit.Event
+		if err := audit.Read(body, &fast); err != nil {
+			t.Errorf("%q: %v:\n%s", text, err, body)
+		}
+		if err := audit.ReadJSON(body, &slow); err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(slow, fast, cmp.AllowUnexported(identity.ID{})); diff != "" {
+			t.Errorf("%q: -encoding/json +read\n%s", text, diff)
+		}
+	}
+}
+
+func FuzzRead(f *testing.F) {
+	f.Add([]byte(minimal))
+	for _, text := range texts {
+		body, err := audit.Encode(nil, full(f, always(text)))
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(body)
+	}
+	f.Fuzz(func(t *testing.T, body []byte) {
+		if _, err := audit.Decode(body); err != nil {
+			return
+		}
+		var fast, slow audit.Event
+		if audit.Read(body, &fast) != nil {
+			return
+		}
+		if err := audit.ReadJSON(body, &slow); err != nil {
+			t.Fatalf("encoding/json: %v\n%s", err, body)
+		}
+		if diff := cmp.Diff(slow, fast, cmp.AllowUnexported(identity.ID{})); diff != "" {
+			t.Fatalf("-encoding/json +read\n%s\n%s", diff, body)
+		}
+	})
+}
+
+func BenchmarkDecode(b *testing.B) {
+	body, err := audit.Encode(nil, typical(b))
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.ReportAllocs()
+	b.SetBytes(int64(len(body)))
+	for b.Loop() {
+		if _, err := audit.Decode(body); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
