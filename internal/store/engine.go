@@ -14,6 +14,8 @@ type engine interface {
 	// open takes the database for this process and opens it, for changes and for
 	// reading. What is open when it fails is closed by close.
 	open(ctx context.Context) (write, read *sql.DB, err error)
+	// local says that statements are carried out in this process, not over a network.
+	local() bool
 	// enter comes first in each transaction that changes something. It fails where
 	// the database is no longer this process's, and as long as the transaction
 	// lasts nobody else can take it.

@@ -57,8 +57,7 @@ func (s *Store) record(ctx context.Context, tx *sql.Tx, e *audit.Event) error {
 
 // grow adds n to a log's size and returns it.
 func (s *Store) grow(ctx context.Context, tx *sql.Tx, log string, n int) (size int64, err error) {
-	err = tx.QueryRowContext(ctx, `UPDATE log SET size = size + $1, updated = $2 WHERE name = $3 RETURNING size`,
-		n, micro(s.cfg.Clock.Now()), log).Scan(&size)
+	err = s.in(ctx, tx, growLog).row(ctx, n, micro(s.cfg.Clock.Now()), log).Scan(&size)
 	return size, err
 }
 
@@ -93,50 +92,66 @@ func (s *Store) addNodes(ctx context.Context, tx *sql.Tx, n int64, leaf audit.Ha
 // insert adds entries at the next positions.
 func (s *Store) insert(ctx context.Context, tx *sql.Tx, entries []audit.Entry, cols []columns) error {
 	var last int64
-	if err := tx.QueryRowContext(ctx, `UPDATE arrival SET last = last + $1 WHERE id = 1 RETURNING last`, len(entries)).Scan(&last); err != nil {
+	if err := s.in(ctx, tx, nextPositions).row(ctx, len(entries)).Scan(&last); err != nil {
 		return err
 	}
 	next := last - int64(len(entries)) + 1
-	for first := 0; first < len(entries); first += maxRows {
-		end := min(first+maxRows, len(entries))
-		if err := insertRows(ctx, tx, entries[first:end], cols[first:end], next+int64(first)); err != nil {
+	rows := maxRows
+	if s.engine.local() {
+		rows = 1
+	}
+	var insert statement
+	for first := 0; first < len(entries); first += rows {
+		end := min(first+rows, len(entries))
+		if first == 0 || end-first < rows {
+			insert = s.in(ctx, tx, insertEntries(end-first))
+		}
+		if err := insert.exec(ctx, entryArgs(entries[first:end], cols[first:end], next+int64(first))...); err != nil {
 			return err
 		}
 	}
-	return roll(ctx, tx, cols)
+	return s.roll(ctx, tx, cols)
 }
 
-// maxRows bounds one statement. The order of arrival is locked meanwhile, and a
-// statement for each entry would be a way over the network and back for each; SQLite
-// looks each parameter up by name, and gets slower with more of them.
+// maxRows is how many entries one statement takes over a network, where one each
+// would be a way there and back for each: the order of arrival is locked meanwhile.
 const maxRows = 16
 
+// Statements of the write path.
 const (
-	entryColumns = `(log, idx, position, leaf, body, event_id, time, action, outcome, caller, callee, trace_id, request_id)`
-	entryWidth   = 13
+	growLog       = `UPDATE log SET size = size + $1, updated = $2 WHERE name = $3 RETURNING size`
+	nextPositions = `UPDATE arrival SET last = last + $1 WHERE id = 1 RETURNING last`
+	entryColumns  = `(log, idx, position, leaf, body, event_id, time, action, outcome, caller, callee, trace_id, request_id)`
+	entryWidth    = 13
 )
 
-// insertRows adds entries at the positions from first on.
-func insertRows(ctx context.Context, tx *sql.Tx, entries []audit.Entry, cols []columns, first int64) error {
+// insertEntries is the statement that takes n entries.
+func insertEntries(n int) string {
 	var query strings.Builder
 	query.WriteString(`INSERT INTO entry ` + entryColumns + ` VALUES`)
+	for p := range n * entryWidth {
+		separator := `, `
+		switch {
+		case p == 0:
+			separator = ` (`
+		case p%entryWidth == 0:
+			separator = `), (`
+		}
+		query.WriteString(separator + `$` + strconv.Itoa(p+1))
+	}
+	query.WriteString(`)`)
+	return query.String()
+}
+
+// entryArgs are the values of entries at the positions from first on.
+func entryArgs(entries []audit.Entry, cols []columns, first int64) []any {
 	args := make([]any, 0, len(entries)*entryWidth)
 	for i, n := range entries {
-		c := cols[i]
+		c := &cols[i]
 		args = append(args, n.Log, int64(n.Index), first+int64(i), n.Leaf[:], n.Body,
 			c.eventID, c.time, c.action, c.outcome, c.caller, c.callee, c.traceID, c.requestID)
-		separator := `, (`
-		if i == 0 {
-			separator = ` (`
-		}
-		for p := i*entryWidth + 1; p <= len(args); p++ {
-			query.WriteString(separator + `$` + strconv.Itoa(p))
-			separator = `, `
-		}
-		query.WriteString(`)`)
 	}
-	_, err := tx.ExecContext(ctx, query.String(), args...)
-	return err
+	return args
 }
 
 // Cursor implements collect.Sink.

@@ -123,6 +123,8 @@ func (p *postgres) fit(version int, product, encoding string) error {
 	return nil
 }
 
+func (p *postgres) local() bool { return false }
+
 // again implements engine: what collided with another transaction was rolled back
 // (postgresql.org/docs/current/mvcc-serialization-failure-handling.html).
 func (p *postgres) again(err error) bool {

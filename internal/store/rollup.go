@@ -72,8 +72,15 @@ func (t *tally) add(o tally) {
 	t.last = max(t.last, o.last)
 }
 
+const addMinute = `INSERT INTO edge_minute (minute, caller, callee, calls, refused, failed, plain, unsent, last)
+	VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+	ON CONFLICT (minute, caller, callee) DO UPDATE SET calls = edge_minute.calls + excluded.calls,
+	refused = edge_minute.refused + excluded.refused, failed = edge_minute.failed + excluded.failed,
+	plain = edge_minute.plain + excluded.plain, unsent = edge_minute.unsent + excluded.unsent,
+	last = CASE WHEN excluded.last > edge_minute.last THEN excluded.last ELSE edge_minute.last END`
+
 // roll adds what entries count for to the edges' minutes.
-func roll(ctx context.Context, tx *sql.Tx, cols []columns) error {
+func (s *Store) roll(ctx context.Context, tx *sql.Tx, cols []columns) error {
 	type minute struct {
 		edge
 		at int64
@@ -88,15 +95,9 @@ func roll(ctx context.Context, tx *sql.Tx, cols []columns) error {
 		t.add(c.tally)
 		sums[m] = t
 	}
+	add := s.in(ctx, tx, addMinute)
 	for m, t := range sums {
-		_, err := tx.ExecContext(ctx, `INSERT INTO edge_minute (minute, caller, callee, calls, refused, failed, plain, unsent, last)
-			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
-			ON CONFLICT (minute, caller, callee) DO UPDATE SET calls = edge_minute.calls + excluded.calls,
-			refused = edge_minute.refused + excluded.refused, failed = edge_minute.failed + excluded.failed,
-			plain = edge_minute.plain + excluded.plain, unsent = edge_minute.unsent + excluded.unsent,
-			last = CASE WHEN excluded.last > edge_minute.last THEN excluded.last ELSE edge_minute.last END`,
-			m.at, m.caller, m.callee, t.calls, t.refused, t.failed, t.plain, t.unsent, t.last)
-		if err != nil {
+		if err := add.exec(ctx, m.at, m.caller, m.callee, t.calls, t.refused, t.failed, t.plain, t.unsent, t.last); err != nil {
 			return err
 		}
 	}

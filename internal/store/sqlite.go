@@ -59,6 +59,8 @@ func (f *sqliteFile) open(ctx context.Context) (write, read *sql.DB, err error) 
 	return write, read, err
 }
 
+func (f *sqliteFile) local() bool { return true }
+
 // enter has nothing to ask: the lock of the file is this process's until it ends.
 func (f *sqliteFile) enter(context.Context, *sql.Tx) error { return nil }
 

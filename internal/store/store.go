@@ -63,7 +63,8 @@ type Store struct {
 	lock   *os.File // of Path
 	write  *sql.DB
 	read   *sql.DB
-	log    string // name of the server's own log
+	hot    map[string]*sql.Stmt // compiled, by their text
+	log    string               // name of the server's own log
 	heads  heads
 }
 
@@ -96,6 +97,9 @@ func (s *Store) open(ctx context.Context) (err error) {
 		return err
 	}
 	if err := s.migrate(ctx); err != nil {
+		return err
+	}
+	if err := s.prepare(ctx); err != nil {
 		return err
 	}
 	return s.name(ctx)

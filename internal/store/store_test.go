@@ -177,29 +177,3 @@ func TestStatusDoesNotReadTheLog(t *testing.T) {
 		t.Error(err)
 	}
 }
-
-func BenchmarkLog(b *testing.B) {
-	path := filepath.Join(b.TempDir(), "parley.db")
-	s := xtest.Open(b, file(path), clock.System{})
-	b.ReportAllocs()
-	for b.Loop() {
-		if err := s.Log(b.Context(), xtest.Event(audit.SVIDIssued)); err != nil {
-			b.Fatal(err)
-		}
-	}
-}
-
-func BenchmarkCollect256(b *testing.B) {
-	path := filepath.Join(b.TempDir(), "parley.db")
-	s := xtest.Open(b, file(path), clock.System{})
-	next := 0
-	for b.Loop() {
-		b.StopTimer()
-		batch := xtest.Entries(b, "bench", next, 256)
-		b.StartTimer()
-		if err := s.Collect(b.Context(), "bench", batch); err != nil {
-			b.Fatal(err)
-		}
-		next += 256
-	}
-}
