@@ -38,7 +38,7 @@ type check struct {
 func (g *Gate) Check(r *call.Request) call.Verdict {
 	c := check{state: g.state.Load(), tokens: g.tokens, origins: &g.origins, seen: &g.seen, plaintext: g.metrics.plaintext, req: r, now: g.cfg.Clock.Now()}
 	r.Caller = identity.Caller{}
-	v := c.ready(g.failing.Load())
+	v := c.ready(g.failing.Load() && !c.gaps[r.Local])
 	if v.Code == "" {
 		if s := c.of(r, c.now); s != nil {
 			c.state = s
@@ -54,12 +54,12 @@ func (g *Gate) Check(r *call.Request) call.Verdict {
 	return v
 }
 
-// ready refuses while a decision could be neither made nor recorded.
-func (c *check) ready(failing bool) call.Verdict {
+// ready refuses while a decision could not be made, or not be recorded as it must.
+func (c *check) ready(unrecorded bool) call.Verdict {
 	switch {
 	case c.policy == nil:
 		return deny(http.StatusServiceUnavailable, CodeNotReady, ReasonNotReady)
-	case failing:
+	case unrecorded:
 		return deny(http.StatusServiceUnavailable, CodeAuditUnavailable, ReasonAuditUnavailable)
 	}
 	return call.Verdict{}

@@ -21,13 +21,14 @@ func (g *Gate) Done(r *call.Request, o call.Outcome) {
 	g.record(&rec.event)
 }
 
-// record hands e to the recorder. While that fails, calls are refused; each
-// refusal is itself an attempt to record, and the first that succeeds ends it.
+// record hands e to the recorder. While that fails, calls are refused, but those of
+// services that take a gap for it; the end of each call is itself an attempt to
+// record, and the first that succeeds ends it.
 func (g *Gate) record(e *audit.Event) {
 	err := g.cfg.Recorder.Record(e)
 	switch was := g.failing.Load(); {
 	case err != nil && g.failing.CompareAndSwap(false, true):
-		g.cfg.Logger.Error("audit events cannot be recorded, calls are refused", "component", "gate", "error", err)
+		g.cfg.Logger.Error("audit events cannot be recorded, calls are refused where their service does not take a gap", "component", "gate", "error", err)
 	case err == nil && was && g.failing.CompareAndSwap(true, false):
 		g.cfg.Logger.Info("audit events are recorded again", "component", "gate")
 	}

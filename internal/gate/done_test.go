@@ -12,6 +12,7 @@ import (
 	"github.com/parleymesh/parley/internal/audit"
 	"github.com/parleymesh/parley/internal/call"
 	"github.com/parleymesh/parley/internal/identity"
+	"github.com/parleymesh/parley/internal/snapshot"
 )
 
 var sameID = cmp.Comparer(func(a, b identity.ID) bool { return a == b })
@@ -238,5 +239,48 @@ func TestNothingIsAllowedThatCannotBeRecorded(t *testing.T) {
 	}
 	if n := strings.Count(f.logged.String(), "level=ERROR"); n != 1 || strings.Count(f.logged.String(), "recorded again") != 1 {
 		t.Errorf("logged %s", f.logged)
+	}
+}
+
+// Who takes a gap for it is not refused what cannot be recorded, and nothing more
+// than that: a rule's refusal is one all the same.
+func TestAGapIsTakenForWhatCannotBeRecorded(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	for i := range f.snap.Services {
+		if s := &f.snap.Services[i]; s.Name == "orders" {
+			s.Audit = &snapshot.Audit{Gap: true}
+		}
+	}
+	f.snap.Gateways[0].Audit = &snapshot.Audit{Gap: true}
+	if err := f.Apply(f.snap); err != nil {
+		t.Fatal(err)
+	}
+	f.log.setFail(true)
+	first := inbound(t)
+	f.Check(first)
+	f.Done(first, call.Outcome{})
+	for _, r := range []*call.Request{inbound(t), f.edge(t, "0", "")} {
+		if v := f.Check(r); !v.Allow {
+			t.Errorf("%s: %+v", r.End, v)
+		}
+		f.Done(r, call.Outcome{Status: 200})
+	}
+	denied := inbound(t)
+	denied.Method = "DELETE"
+	if v := f.Check(denied); v.Allow || v.Status != 403 || v.Reason != "method_not_allowed" {
+		t.Errorf("a denied call: %+v", v)
+	}
+	f.Done(denied, call.Outcome{Status: 403})
+	if v := f.Refuse(inbound(t), "process_not_service", nil); v.Allow || v.Status != 403 {
+		t.Errorf("a refused process: %+v", v)
+	}
+	other := outbound(t) // web's, which says nothing of it
+	if v := f.Check(other); v.Allow || v.Status != 503 {
+		t.Errorf("another service: %+v", v)
+	}
+	f.Done(other, call.Outcome{Status: 503})
+	if n := f.Open(); n != 0 {
+		t.Errorf("%d calls are open", n)
 	}
 }

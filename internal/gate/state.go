@@ -26,6 +26,9 @@ type state struct {
 	signer *authn.Signer
 	// observed are until when a service lets callers in without TLS.
 	observed map[string]time.Time
+	// gaps are the services and gateways whose calls pass while they cannot be
+	// recorded.
+	gaps map[string]bool
 	// former is the state before the newest revision, for requests whose route
 	// was matched just before it came. It has no former of its own. It is forgotten
 	// at until, if that is set.
@@ -84,17 +87,29 @@ func (g *Gate) Apply(snap *snapshot.Snapshot) error {
 	if err != nil {
 		return fmt.Errorf("apply revision %d: %w", snap.Revision, err)
 	}
-	keys, meters, observed := authn.NewKeys(snap.APIKeys), g.metrics.of(snap), observed(snap)
+	keys, meters, observed, gaps := authn.NewKeys(snap.APIKeys), g.metrics.of(snap), observed(snap), gaps(snap)
 	g.replace(func(s *state) {
 		if s.policy != nil && s.policy.Revision() != snap.Revision {
 			former := *s
 			former.former = nil
 			s.former, s.until = &former, time.Time{}
 		}
-		s.policy, s.keys, s.routes, s.meters, s.signer, s.observed = set, keys, routes, meters, &authn.Signer{}, observed
+		s.policy, s.keys, s.routes, s.meters, s.signer, s.observed, s.gaps = set, keys, routes, meters, &authn.Signer{}, observed, gaps
 	})
 	g.seen.keep(observed)
 	return nil
+}
+
+// gaps are the names of snap whose calls are not refused for want of a record.
+func gaps(snap *snapshot.Snapshot) map[string]bool {
+	all := map[string]bool{}
+	for _, s := range snap.Services {
+		all[s.Name] = s.Audit != nil && s.Audit.Gap
+	}
+	for _, g := range snap.Gateways {
+		all[g.Name] = g.Audit != nil && g.Audit.Gap
+	}
+	return all
 }
 
 // formerTime is what a request gets that was on its way from its route to its

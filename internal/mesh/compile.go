@@ -93,7 +93,7 @@ func (c *compiler) address(s string) address {
 }
 
 func (c *compiler) service(name string, s *Service) snapshot.Service {
-	out := snapshot.Service{Name: name, ID: c.id(name), RunsOn: slices.Clone(s.RunsOn)}
+	out := snapshot.Service{Name: name, ID: c.id(name), RunsOn: slices.Clone(s.RunsOn), Audit: s.Audit.compile()}
 	if s.RunsAs != nil {
 		out.RunsAs = snapshot.RunsAs(*s.RunsAs)
 	}
@@ -154,7 +154,7 @@ func (in *Inbound) webSocket() *snapshot.WebSocket {
 }
 
 func (c *compiler) gateway(name string, g *Gateway) snapshot.Gateway {
-	out := snapshot.Gateway{Name: name, ID: c.id("gateway/" + name), RunsOn: slices.Clone(g.RunsOn), Listen: c.address(g.Listen).String(), Routes: []snapshot.Route{}}
+	out := snapshot.Gateway{Name: name, ID: c.id("gateway/" + name), RunsOn: slices.Clone(g.RunsOn), Listen: c.address(g.Listen).String(), Routes: []snapshot.Route{}, Audit: g.Audit.compile()}
 	if t := g.TLS; t != nil {
 		out.CertFile, out.KeyFile = t.Cert, t.Key
 		if t.MeshCA != nil {

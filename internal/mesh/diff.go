@@ -152,6 +152,7 @@ func (d *differ) services() {
 				d.changed("service", name, "protocol", old.protocol(), new.protocol())
 			}
 			d.changed("service", name, "balance", old.Balance, new.Balance)
+			d.changed("service", name, "audit.when_full", old.Audit.whenFull(), new.Audit.whenFull())
 		}
 	}
 }
@@ -281,6 +282,7 @@ func (d *differ) gateways() {
 			d.changed("gateway", name, "listen", old.Listen, new.Listen)
 			d.changed("gateway", name, "certificate", old.TLS.String(), new.TLS.String())
 			d.front(name, old, new)
+			d.changed("gateway", name, "audit.when_full", old.Audit.whenFull(), new.Audit.whenFull())
 		}
 		d.routes(name, old.Routes, new.Routes)
 	}

@@ -103,6 +103,19 @@ type Service struct {
 	Calls []*Call `yaml:"calls"`
 	// Who may call the service. Without an entry nobody may.
 	Allow []*Allow `yaml:"allow"`
+	// How the calls of the service and those that it makes are recorded.
+	Audit *Audit `yaml:"audit"`
+}
+
+// An Audit says how the calls at the listeners of a service or a gateway are
+// recorded.
+type Audit struct {
+	// What becomes of a call while the agent's log takes nothing, since its disk is
+	// full or fails. refuse: it is answered 503 audit_unavailable. gap: it waits for
+	// at most 250 ms and then passes unrecorded; how many did stands in the log, as
+	// an audit.gap event, as soon as that takes something. What a rule refuses is
+	// refused either way.
+	WhenFull string `yaml:"when_full" schema:"enum=refuse|gap,default=refuse"`
 }
 
 // RunsAs are the selectors of a workload.
@@ -250,6 +263,8 @@ type Gateway struct {
 	// The proxies in front of the gateway. Without it X-Forwarded-For is dropped, and
 	// the address of the connection is the caller's.
 	Proxies *TrustedProxies `yaml:"trusted_proxies"`
+	// How requests at the gateway are recorded.
+	Audit *Audit `yaml:"audit"`
 }
 
 // A TLS is a gateway's certificate: cert and key, or mesh_ca.

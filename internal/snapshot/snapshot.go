@@ -70,6 +70,15 @@ type Service struct {
 	RunsAs   RunsAs     `json:"runs_as"`
 	Inbound  *Inbound   `json:"inbound,omitempty"`
 	Outbound []Outbound `json:"outbound,omitempty"`
+	// Audit is how its calls are recorded, nil for the defaults.
+	Audit *Audit `json:"audit,omitempty"`
+}
+
+// An Audit is how the calls at the listeners of a service or gateway are recorded.
+type Audit struct {
+	// Gap lets calls pass unrecorded while the log takes nothing; they are refused
+	// then without it.
+	Gap bool `json:"gap,omitempty"`
 }
 
 // RunsAs are the selectors of a workload; every one that is set must match, and
@@ -180,6 +189,7 @@ type Gateway struct {
 	HSTS string `json:"hsts,omitempty"`
 	// Proxies are those in front of the gateway, nil where clients connect to it.
 	Proxies *Proxies `json:"proxies,omitempty"`
+	Audit   *Audit   `json:"audit,omitempty"` // as of a Service
 }
 
 // A Redirect is a plaintext listener beside a gateway.

@@ -115,6 +115,8 @@ const (
 	Plaintext = "plaintext"
 	// Settles says that an agent answers ServerMessage.Settle.
 	Settles = "settle"
+	// Gaps is to let calls of some services pass while they cannot be recorded.
+	Gaps = "audit_gaps"
 	// Balance is to spread calls over endpoints in another way than least requests.
 	Balance = "balance"
 	// Health is to ask applications whether they can take calls.
@@ -137,12 +139,16 @@ const (
 
 // Capabilities are those of this program, in order.
 func Capabilities() []string {
-	return []string{Balance, EdgeFront, Health, Listed, Plaintext, Settles, Tokens, Verify, WebSocket, Withdraws}
+	return []string{Gaps, Balance, EdgeFront, Health, Listed, Plaintext, Settles, Tokens, Verify, WebSocket, Withdraws}
 }
 
 // Needs are the capabilities without which s would not be enforced as it is meant.
 func Needs(s *snapshot.Snapshot) []string {
 	needs := []string{}
+	if slices.ContainsFunc(s.Services, func(v snapshot.Service) bool { return v.Audit != nil && v.Audit.Gap }) ||
+		slices.ContainsFunc(s.Gateways, func(g snapshot.Gateway) bool { return g.Audit != nil && g.Audit.Gap }) {
+		needs = append(needs, Gaps)
+	}
 	if anywhere(s, func(p snapshot.Places) bool { return p.Balance != "" }) {
 		needs = append(needs, Balance)
 	}

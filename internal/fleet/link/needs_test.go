@@ -32,6 +32,9 @@ func TestNeeds(t *testing.T) {
 		"name":               {snapshot.Snapshot{Services: []snapshot.Service{{Outbound: []snapshot.Outbound{{Places: snapshot.Places{Names: []string{"x:1"}}}}}}}, []string{link.Listed}},
 		"foreign":            {snapshot.Snapshot{Gateways: []snapshot.Gateway{{Routes: []snapshot.Route{{Places: snapshot.Places{Foreign: true}}}}}}, []string{link.Listed}},
 
+		"gaps":              {snapshot.Snapshot{Services: []snapshot.Service{{}, {Audit: &snapshot.Audit{Gap: true}}}}, []string{link.Gaps}},
+		"gaps of a gateway": {snapshot.Snapshot{Gateways: []snapshot.Gateway{{Audit: &snapshot.Audit{Gap: true}}}}, []string{link.Gaps}},
+
 		"health": {snapshot.Snapshot{Services: []snapshot.Service{{Inbound: &snapshot.Inbound{Health: &snapshot.Health{}}}}}, []string{link.Health}},
 
 		"tokens":   {snapshot.Snapshot{Issuers: []snapshot.Issuer{{}}}, []string{link.Tokens}},
