@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -120,13 +119,8 @@ func (a *app) writeEvent(e *api.Entry) error {
 	cells := a.eventCells(*e)
 	a.term.Printf("%s  %s  %s\n", a.term.Mark(cells[0].(term.Mark)), cells[2], cells[3])
 	a.term.Printf("    log %s, entry %d, leaf %s\n\n", e.Log, e.Index, e.Leaf)
-	var b bytes.Buffer
-	if err := json.Indent(&b, e.Event, "", "  "); err != nil {
-		return fmt.Errorf("read the event: %w", err)
-	}
-	b.WriteByte('\n')
-	if err := a.term.Raw(b.Bytes()); err != nil {
-		return err
+	if err := a.term.Record(e.Event); err != nil {
+		return fmt.Errorf("show the event: %w", err)
 	}
 	var ev audit.Event
 	if json.Unmarshal(e.Event, &ev) == nil && ev.Action == audit.Call {

@@ -6,6 +6,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/parleymesh/parley/internal/fault"
+	"github.com/parleymesh/parley/internal/visible"
 )
 
 // Error writes err: faults with their code, place, excerpt and hint, on standard
@@ -24,7 +25,8 @@ func (t *Terminal) Error(err error, exitCode int) {
 	}
 	var b strings.Builder
 	if len(faults) == 0 {
-		fmt.Fprintf(&b, "%s: %s\n", paint(t.errColor, Bad, "error"), cleanText(err.Error()))
+		// Further lines are indented: none of them can pass for an error or a hint.
+		fmt.Fprintf(&b, "%s: %s\n", paint(t.errColor, Bad, "error"), strings.ReplaceAll(visible.Lines(err.Error()), "\n", "\n  "))
 	}
 	placed := 0
 	for i, f := range faults {
@@ -49,10 +51,10 @@ func (t *Terminal) Error(err error, exitCode int) {
 }
 
 func (t *Terminal) fault(b *strings.Builder, f *fault.Fault) {
-	fmt.Fprintf(b, "%s: %s\n", paint(t.errColor, Bad, fmt.Sprintf("error[%s]", f.Code)), Clean(message(f)))
+	fmt.Fprintf(b, "%s: %s\n", paint(t.errColor, Bad, fmt.Sprintf("error[%s]", f.Code)), visible.Text(message(f)))
 	if f.File == "" {
 		for line := range strings.Lines(f.Hint) {
-			fmt.Fprintf(b, "hint: %s\n", Clean(strings.TrimRight(line, "\n")))
+			fmt.Fprintf(b, "hint: %s\n", visible.Text(strings.TrimRight(line, "\n")))
 		}
 		return
 	}
@@ -60,9 +62,9 @@ func (t *Terminal) fault(b *strings.Builder, f *fault.Fault) {
 	margin := strings.Repeat(" ", len(number))
 	bar := func(text string) { b.WriteString(strings.TrimRight(margin+" | "+text, " ") + "\n") }
 	if f.Line == 0 {
-		fmt.Fprintf(b, "  --> %s\n", Clean(f.File))
+		fmt.Fprintf(b, "  --> %s\n", visible.Text(f.File))
 	} else {
-		fmt.Fprintf(b, "%s--> %s:%d:%d\n", margin, Clean(f.File), f.Line, f.Column)
+		fmt.Fprintf(b, "%s--> %s:%d:%d\n", margin, visible.Text(f.File), f.Line, f.Column)
 	}
 	if f.Line > 0 && len(f.Source) > 0 {
 		bar("")
@@ -70,7 +72,7 @@ func (t *Terminal) fault(b *strings.Builder, f *fault.Fault) {
 		bar("")
 	}
 	for line := range strings.Lines(f.Hint) {
-		fmt.Fprintf(b, "%s = help: %s\n", margin, Clean(strings.TrimRight(line, "\n")))
+		fmt.Fprintf(b, "%s = help: %s\n", margin, visible.Text(strings.TrimRight(line, "\n")))
 	}
 }
 
@@ -103,7 +105,7 @@ func (t *Terminal) excerpt(b *strings.Builder, f *fault.Fault, margin string) {
 	carets = min(carets, max(1, sourceWidth-at))
 	mark := strings.Repeat(" ", at) + paint(t.errColor, Bad, strings.Repeat("^", carets))
 	if f.Label != "" {
-		mark += " " + Clean(f.Label)
+		mark += " " + visible.Text(f.Label)
 	}
 	fmt.Fprintf(b, "%s | %s\n", margin, mark)
 }
@@ -124,6 +126,6 @@ func window(line string, at int) (shown string, column int) {
 	return string(text[start : start+sourceWidth]), column - start
 }
 
-func expand(s string) string { return Clean(strings.ReplaceAll(s, "\t", "    ")) }
+func expand(s string) string { return visible.Text(strings.ReplaceAll(s, "\t", "    ")) }
 
 func clamp(n, limit int) int { return max(0, min(n, limit)) }

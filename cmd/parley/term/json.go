@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 
 	"github.com/parleymesh/parley/internal/fault"
+	"github.com/parleymesh/parley/internal/visible"
 )
 
 // Version is the version of every document that --json writes. Fields are only
@@ -49,13 +50,22 @@ func encode(v any) ([]byte, error) {
 }
 
 func (t *Terminal) write(body []byte) error {
-	if t.outTTY { // what JSON leaves alone, such as C1 controls, becomes \uXXXX
-		body = []byte(cleanText(string(body)))
-	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	_, err := t.out.Write(append(bytes.TrimRight(body, "\n"), '\n'))
+	_, err := t.out.Write(append(bytes.TrimRight(visible.JSON(body), "\n"), '\n'))
+	if err != nil && t.lost == nil {
+		t.lost = err
+	}
 	return err
+}
+
+// Record writes a document that is JSON already and part of an answer in words.
+func (t *Terminal) Record(doc []byte) error {
+	var b bytes.Buffer
+	if err := json.Indent(&b, doc, "", "  "); err != nil {
+		return err
+	}
+	return t.write(b.Bytes())
 }
 
 // A problem is an error as a document.

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/parleymesh/parley/internal/clock"
+	"github.com/parleymesh/parley/internal/visible"
 )
 
 // When progress shows itself.
@@ -46,7 +47,7 @@ func (t *Terminal) spin(ctx context.Context, clk clock.Clock, what string) {
 		if d := clk.Now().Sub(start); d >= tellAfter {
 			waited = fmt.Sprintf(" (%s)", Span(d))
 		}
-		t.talk(fmt.Sprintf("\r\x1b[K%c %s%s", `|/-\`[i%4], Clean(what), waited))
+		t.talk(fmt.Sprintf("\r\x1b[K%c %s%s", `|/-\`[i%4], visible.Text(what), waited))
 		if clk.Sleep(ctx, spinEach) != nil {
 			t.talk("\r\x1b[K")
 			return
@@ -57,7 +58,7 @@ func (t *Terminal) spin(ctx context.Context, clk clock.Clock, what string) {
 func (t *Terminal) tell(ctx context.Context, clk clock.Clock, what string) {
 	start := clk.Now()
 	for wait := tellAfter; clk.Sleep(ctx, wait) == nil; wait = tellEach {
-		t.talk(fmt.Sprintf("%s (%s)\n", Clean(what), Span(clk.Now().Sub(start))))
+		t.talk(fmt.Sprintf("%s (%s)\n", visible.Text(what), Span(clk.Now().Sub(start))))
 	}
 }
 

@@ -1,6 +1,10 @@
 package term
 
-import "strings"
+import (
+	"strings"
+
+	"github.com/parleymesh/parley/internal/visible"
+)
 
 // A Style is how important a text is. Only the 16 ANSI colours are used, so that
 // the person's own theme decides what they look like.
@@ -26,7 +30,9 @@ type painted string
 
 // Paint is s, made harmless and in a style where standard output has colour. Its
 // result is for the arguments of Printf.
-func (t *Terminal) Paint(st Style, s string) any { return painted(paint(t.outColor, st, Clean(s))) }
+func (t *Terminal) Paint(st Style, s string) any {
+	return painted(paint(t.outColor, st, visible.Text(s)))
+}
 
 // paint colours the text and leaves the padding after it alone.
 func paint(on bool, st Style, s string) string {

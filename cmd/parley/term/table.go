@@ -5,6 +5,8 @@ import (
 	"slices"
 	"strings"
 	"unicode/utf8"
+
+	"github.com/parleymesh/parley/internal/visible"
 )
 
 // A Column of a table.
@@ -57,7 +59,7 @@ func row(cells []any) []Cell {
 		default:
 			out[i] = Cell{Text: fmt.Sprint(v)}
 		}
-		out[i].Text = Clean(out[i].Text)
+		out[i].Text = visible.Text(out[i].Text)
 	}
 	return out
 }

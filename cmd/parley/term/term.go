@@ -17,10 +17,11 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"unicode"
 	"unicode/utf8"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/parleymesh/parley/internal/visible"
 )
 
 // Widths, in columns.
@@ -115,11 +116,11 @@ func (t *Terminal) Folded(text string, indent int) any {
 		return text
 	}
 	margin := strings.Repeat(" ", indent)
-	lines := strings.Split(Wrap(Clean(prose), margin, t.width), "\n")
+	lines := strings.Split(Wrap(visible.Text(prose), margin, t.width), "\n")
 	if last := lines[len(lines)-1]; command == "" || utf8.RuneCountInString(last+" "+command) <= t.width {
-		lines[len(lines)-1] = strings.TrimRight(last+" "+Clean(command), " ")
+		lines[len(lines)-1] = strings.TrimRight(last+" "+visible.Text(command), " ")
 	} else {
-		lines = append(lines, margin+Clean(command))
+		lines = append(lines, margin+visible.Text(command))
 	}
 	return painted(strings.TrimPrefix(strings.Join(lines, "\n"), margin))
 }
@@ -150,12 +151,12 @@ func (t *Terminal) Hintf(format string, args ...any) {
 }
 
 // Raw writes bytes to standard output as they are: a document that was asked
-// for. A terminal gets them made harmless.
+// for, such as a mesh file. A terminal gets them made harmless.
 func (t *Terminal) Raw(data []byte) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.outTTY {
-		data = []byte(cleanText(string(data)))
+		data = []byte(visible.Lines(string(data)))
 	}
 	_, err := t.out.Write(data)
 	if err != nil && t.lost == nil {
@@ -215,7 +216,7 @@ func size(w io.Writer) (columns int, tty bool) {
 	return int(ws.Col), true
 }
 
-// clean makes the strings and errors among args harmless.
+// clean makes args harmless, whatever they are.
 func clean(args []any) []any {
 	out := make([]any, len(args))
 	for i, a := range args {
@@ -223,44 +224,22 @@ func clean(args []any) []any {
 		case painted:
 			out[i] = string(v)
 		case string:
-			out[i] = Clean(v)
+			out[i] = visible.Text(v)
 		case error:
-			out[i] = cleanText(v.Error())
-		default:
+			out[i] = visible.Lines(v.Error())
+		case int, int64, uint64, float64, bool:
 			out[i] = a
+		default:
+			out[i] = shown{a}
 		}
 	}
 	return out
 }
 
-// Clean replaces what is not printable, escape sequences and directional marks
-// among it, by visible text: what a caller put into a path must not move the
-// cursor of whoever reads the log.
-func Clean(s string) string {
-	if strings.IndexFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) < 0 {
-		return strings.ToValidUTF8(s, "\\ufffd")
-	}
-	var b strings.Builder
-	for _, r := range s {
-		if unicode.IsPrint(r) {
-			b.WriteRune(r)
-		} else {
-			q := strconv.QuoteRuneToASCII(r)
-			b.WriteString(q[1 : len(q)-1])
-		}
-	}
-	return b.String()
-}
+// shown is a value of which only fmt knows how it will look.
+type shown struct{ value any }
 
-// cleanText is Clean for text of several lines: line feeds and tabs stay.
-func cleanText(s string) string {
-	lines := strings.Split(s, "\n")
-	for i, l := range lines {
-		cells := strings.Split(l, "\t")
-		for j := range cells {
-			cells[j] = Clean(cells[j])
-		}
-		lines[i] = strings.Join(cells, "\t")
-	}
-	return strings.Join(lines, "\n")
+// Format implements fmt.Formatter.
+func (s shown) Format(state fmt.State, verb rune) {
+	_, _ = io.WriteString(state, visible.Text(fmt.Sprintf(fmt.FormatString(state, verb), s.value)))
 }

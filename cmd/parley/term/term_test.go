@@ -3,6 +3,8 @@ package term_test
 import (
 	"bytes"
 	"context"
+	"encoding/json"
+	"errors"
 	"slices"
 	"strings"
 	"testing"
@@ -166,23 +168,55 @@ func TestStream(t *testing.T) {
 	}
 }
 
-// FuzzClean: whatever comes from outside, a terminal sees nothing but printable
-// text.
-func FuzzClean(f *testing.F) {
-	for _, s := range []string{"", "plain", "\x1b[2J", "a\u202eb", "\xff\xfe", "tab\there", "\u0000", "é…"} {
-		f.Add(s)
+// TestHostileText: whatever comes from outside, what is written is printable, a line
+// stays one line, and a document is JSON in every stream.
+func TestHostileText(t *testing.T) {
+	type named string
+	const bad = "a\r\nb\x1b[2J\u009b31m\u202ec\u2028d\x7f\xff\U000e0041\u200b"
+	write := map[string]func(tm *term.Terminal){
+		"Printf": func(tm *term.Terminal) { tm.Printf("%s %v %q %8s %d\n", bad, named(bad), []string{bad}, named(bad), 7) },
+		"Paint":  func(tm *term.Terminal) { tm.Printf("%s\n", tm.Paint(term.Bad, bad)) },
+		"Notef":  func(tm *term.Terminal) { tm.Notef("%s %s\n", named(bad), bad) },
+		"Folded": func(tm *term.Terminal) { tm.Printf("%s\n", tm.Folded(bad, 2)) },
+		"Table": func(tm *term.Terminal) {
+			tab := &term.Table{Columns: make([]term.Column, 2)}
+			tab.Row(bad, named(bad))
+			tm.Table(tab)
+		},
+		"Stream": func(tm *term.Terminal) { tm.Stream([]term.Column{{Stream: 4}}).Row(bad) },
+		"Error":  func(tm *term.Terminal) { tm.Error(errors.New(strings.ReplaceAll(bad, "\n", "")), 3) },
+		"fault": func(tm *term.Terminal) {
+			tm.Error(fault.New(fault.MeshValue, strings.ReplaceAll(bad, "\n", ""), "%s", bad), 3)
+		},
+		"Document": func(tm *term.Terminal) { check(t, tm.DocumentLine("test", map[string]string{bad: bad})) },
+		"Record":   func(tm *term.Terminal) { check(t, tm.Record([]byte("\"\u009b\u202e\x7f\""))) },
 	}
-	f.Fuzz(func(t *testing.T, s string) {
-		got := term.Clean(s)
-		if !utf8.ValidString(got) {
-			t.Errorf("%q is not UTF-8", got)
-		}
-		for _, r := range got {
-			if !unicode.IsPrint(r) {
-				t.Errorf("Clean(%q) has %q", s, r)
+	for name, f := range write {
+		for _, c := range []term.Config{{}, {JSON: true}, {Terminal: true, Color: "never"}} {
+			var out, errs bytes.Buffer
+			c.Out, c.Err, c.Getenv = &out, &errs, env()
+			tm, err := term.New(c)
+			check(t, err)
+			f(tm)
+			got := out.String() + errs.String()
+			if strings.ContainsFunc(got, func(r rune) bool { return r != '\n' && !unicode.IsPrint(r) }) || !utf8.ValidString(got) {
+				t.Errorf("%s with %+v wrote %q", name, c, got)
+			}
+			if n := strings.Count(got, "\n"); !c.JSON && name != "Table" && n > 2 {
+				t.Errorf("%s made %d lines: %q", name, n, got)
+			}
+			if c.JSON && out.Len() > 0 && (name == "Document" || name == "Error" || name == "fault" || name == "Record") && !json.Valid(out.Bytes()) {
+				t.Errorf("%s is no JSON: %q", name, got)
 			}
 		}
-	})
+	}
+}
+
+func check(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
 }
 
 // FuzzError: no fault, wherever it claims to be, breaks the excerpt.
