@@ -123,9 +123,12 @@ type Request struct {
 	Trace     Trace
 
 	Remote netip.AddrPort // the other side of the connection
-	Client netip.Addr     // edge: who sent it, as trusted proxies tell; zero where Remote did
-	Peer   Peer           // inbound: the caller's certificate
-	TLS    TLS            // of the accepted connection
+	// RemoteText is Remote as text, which all requests of a connection share; it may be
+	// left empty.
+	RemoteText string
+	Client     netip.Addr // edge: who sent it, as trusted proxies tell; zero where Remote did
+	Peer       Peer       // inbound: the caller's certificate
+	TLS        TLS        // of the accepted connection
 	// Plaintext says that an inbound's caller came without TLS: nobody knows who it is.
 	Plaintext bool
 	Process   Process // outbound: who connected

@@ -16,6 +16,7 @@ func (g *Gate) Done(r *call.Request, o call.Outcome) {
 		o.End = g.cfg.Clock.Now()
 	}
 	rec := g.newRecord(r, &o)
+	defer rec.release()
 	rec.add(&said)
 	g.metrics.done(g.state.Load().meters, r, &o)
 	g.record(&rec.event)

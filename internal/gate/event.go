@@ -3,6 +3,7 @@ package gate
 import (
 	"net/netip"
 	"strings"
+	"sync"
 
 	"github.com/parleymesh/parley/internal/audit"
 	"github.com/parleymesh/parley/internal/call"
@@ -10,7 +11,8 @@ import (
 	"github.com/parleymesh/parley/internal/identity"
 )
 
-// A record is an event with its parts, in one piece of memory.
+// A record is an event with its parts, in one piece of memory, which serves one
+// event after the other.
 type record struct {
 	event    audit.Event
 	call     audit.CallFacts
@@ -24,10 +26,15 @@ type record struct {
 	uid      int
 }
 
-// newRecord is everything that is known of a call and its verdict.
+// records are those that are not in use.
+var records = sync.Pool{New: func() any { return new(record) }}
+
+// newRecord is everything that is known of a call and its verdict. Its release is
+// the caller's.
 func (g *Gate) newRecord(r *call.Request, o *call.Outcome) *record {
 	v := &r.Verdict
-	rec := &record{}
+	rec := records.Get().(*record)
+	*rec = record{}
 	rec.event = audit.Event{
 		Schema: audit.Schema, ID: v.ID, Time: r.Start.UTC(),
 		Class: audit.Access, Action: audit.Call, Outcome: audit.Denied,
@@ -54,6 +61,9 @@ func (g *Gate) newRecord(r *call.Request, o *call.Outcome) *record {
 	return rec
 }
 
+// release gives rec back. Nobody has it or a part of it any more.
+func (rec *record) release() { records.Put(rec) }
+
 // facts are the call's own.
 func (rec *record) facts(r *call.Request, o *call.Outcome) {
 	rec.call = audit.CallFacts{
@@ -68,7 +78,9 @@ func (rec *record) facts(r *call.Request, o *call.Outcome) {
 
 // parties are both sides, as this end knows them.
 func (rec *record) parties(r *call.Request, o *call.Outcome) {
-	rec.caller.Address = address(r.Remote)
+	if rec.caller.Address = r.RemoteText; r.RemoteText == "" {
+		rec.caller.Address = address(r.Remote)
+	}
 	if r.Client.IsValid() {
 		rec.caller.Address, rec.caller.Via = r.Client.Unmap().String(), rec.caller.Address
 	}

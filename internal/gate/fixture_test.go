@@ -52,7 +52,11 @@ func (l *log) Record(e *audit.Event) error {
 	if err != nil {
 		return err
 	}
-	l.events, l.bodies = append(l.events, e), append(l.bodies, string(body))
+	kept, err := audit.Decode(body)
+	if err != nil {
+		return err
+	}
+	l.events, l.bodies = append(l.events, kept), append(l.bodies, string(body))
 	return nil
 }
 
@@ -184,10 +188,10 @@ func inbound(tb testing.TB) *call.Request {
 		Local: "orders", LocalID: id(tb, "orders"), Target: "orders", PolicyTarget: "orders",
 		Method: "GET", Host: "orders", Path: "/orders/7", Header: http.Header{}, RequestID: "req-1",
 		Trace:  call.Trace{TraceID: strings.Repeat("a", 32), ParentID: strings.Repeat("b", 16), SpanID: strings.Repeat("c", 16)},
-		Remote: netip.MustParseAddrPort("[::ffff:10.0.0.9]:40000"),
-		Peer:   call.Peer{ID: id(tb, "web"), Serial: "0a", Fingerprint: "0b", NotAfter: start.Add(time.Hour)},
-		TLS:    call.TLS{Version: "1.3", Cipher: "TLS_AES_128_GCM_SHA256", Group: "X25519MLKEM768", ALPN: "h2", Connection: "0c"},
-		Start:  start,
+		Remote: netip.MustParseAddrPort("[::ffff:10.0.0.9]:40000"), RemoteText: "10.0.0.9:40000",
+		Peer:  call.Peer{ID: id(tb, "web"), Serial: "0a", Fingerprint: "0b", NotAfter: start.Add(time.Hour)},
+		TLS:   call.TLS{Version: "1.3", Cipher: "TLS_AES_128_GCM_SHA256", Group: "X25519MLKEM768", ALPN: "h2", Connection: "0c"},
+		Start: start,
 	}
 }
 
@@ -198,7 +202,7 @@ func (f *fixture) edge(tb testing.TB, route, key string) *call.Request {
 		End: call.Edge, Protocol: call.HTTP, Listener: "edge.edge", Local: "edge", LocalID: id(tb, "gateway/edge"),
 		Target: "orders", PolicyTarget: "edge/routes[" + route + "]", Revision: 7,
 		Method: "GET", Host: "api.shop.example", Path: "/orders/7", Header: http.Header{}, RequestID: "req-2",
-		Remote: netip.MustParseAddrPort("192.0.2.1:5000"), TLS: call.TLS{Version: "1.3"}, Start: start,
+		Remote: netip.MustParseAddrPort("192.0.2.1:5000"), RemoteText: "192.0.2.1:5000", TLS: call.TLS{Version: "1.3"}, Start: start,
 	}
 	if key != "" {
 		r.Header = http.Header{"X-Api-Key": {f.keys[key]}}
@@ -212,6 +216,6 @@ func outbound(tb testing.TB) *call.Request {
 	return &call.Request{
 		End: call.Outbound, Protocol: call.HTTP, Listener: "web.calls.orders", Local: "web", LocalID: id(tb, "web"), Target: "orders",
 		Method: "GET", Host: "orders", Path: "/orders/7", Header: http.Header{}, RequestID: "req-1",
-		Remote: netip.MustParseAddrPort("127.0.0.1:41000"), Process: call.Process{PID: 42, UID: 0, Exe: "/opt/web"}, Start: start,
+		Remote: netip.MustParseAddrPort("127.0.0.1:41000"), RemoteText: "127.0.0.1:41000", Process: call.Process{PID: 42, UID: 0, Exe: "/opt/web"}, Start: start,
 	}
 }

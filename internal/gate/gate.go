@@ -23,7 +23,7 @@ import (
 )
 
 // A Recorder keeps events. When Record returns nil, the event outlives the
-// process. The event is not changed afterwards.
+// process. Record keeps nothing of e: it is used anew afterwards.
 type Recorder interface {
 	Record(e *audit.Event) error
 }

@@ -53,6 +53,7 @@ func (g *Gate) Refuse(r *call.Request, code string, err error) call.Verdict {
 		}
 	}
 	rec := g.newRecord(r, &o)
+	defer rec.release()
 	rec.event.Action, rec.event.Message = action, message(err)
 	if more > 0 {
 		rec.event.Message = strings.TrimPrefix(fmt.Sprintf("%s; %d more at this listener since the last record", rec.event.Message, more), "; ")

@@ -44,9 +44,17 @@ type desk struct {
 
 // Record implements gate.Recorder.
 func (d *desk) Record(e *audit.Event) error {
+	body, err := audit.Encode(nil, e)
+	if err != nil {
+		return err
+	}
+	kept, err := audit.Decode(body)
+	if err != nil {
+		return err
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.events = append(d.events, e)
+	d.events = append(d.events, kept)
 	return nil
 }
 

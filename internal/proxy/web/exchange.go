@@ -93,7 +93,7 @@ func (x *exchange) begin() {
 		Header:    route.Fields(nil),
 		GRPC:      isGRPC(x.r),
 		RequestID: route.RequestID(x.r.Header[route.RequestIDField]),
-		Remote:    x.conn.remote, Peer: x.conn.peer, TLS: x.conn.tls, Plaintext: x.conn.plaintext,
+		Remote:    x.conn.remote, RemoteText: x.conn.text, Peer: x.conn.peer, TLS: x.conn.tls, Plaintext: x.conn.plaintext,
 		Start: x.server.cfg.Clock.Now(),
 	}
 	if client, told := route.Client(x.conn.remote.Addr(), x.r.Header[route.ForwardedFor], x.site.Proxies); told {

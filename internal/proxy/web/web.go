@@ -230,6 +230,7 @@ type conn struct {
 	reading   atomic.Bool // a request's first byte came, and not yet the request
 	attested  Attested
 	remote    netip.AddrPort
+	text      string // remote as text
 	peer      call.Peer
 	tls       call.TLS
 	plaintext bool // at a listener that otherwise wants TLS
@@ -245,6 +246,7 @@ func (s *Server) connContext(ctx context.Context, c net.Conn) context.Context {
 	if tcp, ok := c.RemoteAddr().(*net.TCPAddr); ok {
 		ap := tcp.AddrPort()
 		info.remote = netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
+		info.text = info.remote.String()
 	}
 	s.open.Store(c, info)
 	return context.WithValue(ctx, connKey{}, info)
