@@ -21,6 +21,7 @@ import (
 func (a *app) agentCommand() *cobra.Command {
 	var cfg node.HostConfig
 	var tokenFile string
+	var logs logFlags
 	cmd := &cobra.Command{
 		Use: "agent", Short: "one on each host: workload identity, sidecars, gateways",
 		Long: `Runs until it is stopped. The first start needs a join token; after that its
@@ -37,6 +38,7 @@ or not.`,
 	f.StringVar(&tokenFile, "token-file", "", "`file` with the join token; - is standard input")
 	f.StringVar(&cfg.Advertise, "advertise", "", "`IP` address where other hosts reach this one")
 	f.StringVar(&cfg.Metrics, "metrics", "", "`host:port` for metrics and health")
+	logs.add(f, "", "info", textWhereWatched)
 	f.BoolVar(&cfg.Firewall, "firewall", false, "keep app ports closed to all but this agent (see parley firewall)")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		cfg.Dir, cfg.Socket = a.places("agent", cfg.Dir, cfg.Socket)
@@ -47,10 +49,13 @@ or not.`,
 			return usage("for example --advertise 10.0.0.2", "--advertise is an IP address of this host, not %q", cfg.Advertise)
 		}
 		var err error
+		if cfg.Logger, err = a.logger("parley agent --help", logs); err != nil {
+			return err
+		}
 		if cfg.Token, err = a.readToken(tokenFile); err != nil {
 			return err
 		}
-		cfg.Version, cfg.Clock, cfg.Logger = version().wire(), a.clock, a.logger()
+		cfg.Version, cfg.Clock = version().wire(), a.clock
 		return a.runRole(cmd.Context(), "agent", func(ctx context.Context) (*node.Node, error) {
 			if err := os.MkdirAll(filepath.Dir(cfg.Socket), 0o755); err != nil {
 				return nil, err

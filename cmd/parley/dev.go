@@ -1,6 +1,7 @@
 package main
 
 import (
+	"log/slog"
 	"net"
 	"strconv"
 
@@ -30,6 +31,8 @@ type devOptions struct {
 	Metrics string
 	// JSON writes documents, one a line.
 	JSON bool
+	// Logger is for what goes wrong behind what is said.
+	Logger *slog.Logger
 	// Terminal is where everything is said.
 	Terminal *term.Terminal
 	// debug breaks the mesh on purpose, in tests.
@@ -56,6 +59,7 @@ const storeUsage = "`URL` of a PostgreSQL database, its password in PGPASSFILE (
 
 func (a *app) devCommand() *cobra.Command {
 	var o devOptions
+	var logs logFlags
 	cmd := &cobra.Command{
 		Use:   "dev",
 		Short: "a whole mesh on this machine, for development only",
@@ -80,6 +84,10 @@ ledger, each a process of its own), and prints what to try. Ctrl-C stops it all.
 			if o.Try && o.MeshFile != "" {
 				return usage("parley dev --try", "--try makes the calls of the built-in shop, so it goes without --file")
 			}
+			var err error
+			if o.Logger, err = a.logger("parley dev --help", logs); err != nil {
+				return err
+			}
 			return a.runDev(cmd.Context(), o)
 		},
 	}
@@ -90,6 +98,7 @@ ledger, each a process of its own), and prints what to try. Ctrl-C stops it all.
 	f.BoolVar(&o.Try, "try", false, "make the calls of the tour, say what came of each, and end")
 	f.BoolVar(&o.Fresh, "fresh", false, "forget everything in the data directory first")
 	f.StringVar(&o.Metrics, "metrics", "", "`host:port` for metrics and health")
+	logs.add(f, "text", "warn", "")
 	f.IntVar(&o.PortBase, "port-base", 0, "first `port` of the shop (0: as before, 8440 at first; -1: a free range)")
 	cmd.AddCommand(a.devTokenCommand())
 	cmd.AddCommand(&cobra.Command{

@@ -16,6 +16,7 @@ import (
 	"github.com/parleymesh/parley/internal/control/api"
 	"github.com/parleymesh/parley/internal/dev"
 	"github.com/parleymesh/parley/internal/fault"
+	"github.com/parleymesh/parley/internal/logging"
 )
 
 // defaultMesh is the mesh file that `parley dev` takes up by itself.
@@ -71,9 +72,7 @@ func devConfig(o devOptions) (dev.Config, error) {
 	cfg := dev.Config{
 		Dir: o.Dir, Store: o.Store, Command: o.command(), Fresh: o.Fresh, Try: o.Try, PortBase: o.PortBase, Metrics: o.Metrics, Version: version().wire(),
 		Env: withoutPG(os.Environ()), Clock: clock.System{}, Debug: o.debug,
-		// Everything an operator must know is said on the terminal; the log is
-		// for what goes wrong behind it.
-		Logger: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})),
+		Logger: o.Logger,
 	}
 	var err error
 	if cfg.Self, err = os.Executable(); err != nil {
@@ -227,5 +226,5 @@ func runDevApp(ctx context.Context, name string) error {
 	if err := json.Unmarshal([]byte(os.Getenv(dev.AppEnv)), &cfg); err != nil || cfg.Name != name {
 		return fault.New(fault.Usage, "parley dev", "the applications of the shop are started by `parley dev`")
 	}
-	return dev.RunApp(ctx, cfg, os.Stdin, os.Stdout, slog.New(slog.NewTextHandler(os.Stderr, nil)))
+	return dev.RunApp(ctx, cfg, os.Stdin, os.Stdout, logging.New(os.Stderr, logging.Text, slog.LevelInfo, clock.System{}))
 }

@@ -213,7 +213,7 @@ func tryWith(t *testing.T, debug dev.Debug) (int, []dev.Line) {
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	err = runDev(ctx, devOptions{Dir: dir, Try: true, PortBase: -1, JSON: true, Terminal: terminal, debug: debug})
+	err = runDev(ctx, devOptions{Logger: slog.New(slog.DiscardHandler), Dir: dir, Try: true, PortBase: -1, JSON: true, Terminal: terminal, debug: debug})
 	code := a.exit(ctx, err)
 	var doc struct {
 		Data struct {

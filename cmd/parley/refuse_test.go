@@ -133,7 +133,7 @@ func runShifted(t *testing.T, dir, file string, offset time.Duration) (code int,
 		t.Fatal(err)
 	}
 	a := &app{term: terminal, clock: clock.System{}}
-	err = runDev(ctx, devOptions{Dir: dir, MeshFile: file, Terminal: terminal, debug: dev.Debug{
+	err = runDev(ctx, devOptions{Logger: slog.New(slog.DiscardHandler), Dir: dir, MeshFile: file, Terminal: terminal, debug: dev.Debug{
 		Node: func(c *node.Config) { c.Clock = clock.Shifted{Base: clock.System{}, Offset: offset} },
 	}})
 	return a.exit(ctx, err), text.String()

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
@@ -19,6 +18,7 @@ const defaultListen = ":7443"
 
 func (a *app) serverCommand() *cobra.Command {
 	var cfg node.Config
+	var logs logFlags
 	cmd := &cobra.Command{
 		Use: "server", Short: "the control plane: CA, revisions, agents, audit log",
 		Long: `Runs until it is stopped. Its data directory is its identity: back it up, and
@@ -37,9 +37,14 @@ start one server on it. Services keep running while it is away.`,
 	f.StringVar(&cfg.Listen, "listen", defaultListen, "`host:port` where agents connect")
 	f.StringSliceVar(&cfg.Advertise, "advertise", nil, "`host:port` by which agents find it, for join tokens")
 	f.StringVar(&cfg.Metrics, "metrics", "", "`host:port` for metrics and health")
+	logs.add(f, "", "info", textWhereWatched)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		cfg.Dir, cfg.APISocket = a.places("server", cfg.Dir, cfg.APISocket)
 		if err := checkServer(&cfg); err != nil {
+			return err
+		}
+		var err error
+		if cfg.Logger, err = a.logger("parley server --help", logs); err != nil {
 			return err
 		}
 		host, err := os.Hostname()
@@ -47,7 +52,7 @@ start one server on it. Services keep running while it is away.`,
 			return err
 		}
 		cfg.Host, cfg.ServerOnly = host, true
-		cfg.Version, cfg.Clock, cfg.Logger = version().wire(), a.clock, a.logger()
+		cfg.Version, cfg.Clock = version().wire(), a.clock
 		return a.runRole(cmd.Context(), "server", func(ctx context.Context) (*node.Node, error) {
 			if err := os.MkdirAll(filepath.Dir(cfg.APISocket), 0o755); err != nil {
 				return nil, err
@@ -86,14 +91,6 @@ func checkServer(cfg *node.Config) error {
 		cfg.Advertise = []string{cfg.Listen}
 	}
 	return nil
-}
-
-// logger is the log of a role: text on a terminal, JSON anywhere else.
-func (a *app) logger() *slog.Logger {
-	if a.term.Interactive() {
-		return slog.New(slog.NewTextHandler(a.err, nil))
-	}
-	return slog.New(slog.NewJSONHandler(a.err, nil))
 }
 
 // runRole runs a node until it is asked to stop or ends by itself.

@@ -95,6 +95,9 @@ func (t *Terminal) Wide() bool { return t.width == 0 }
 // Interactive says that a person sees both streams.
 func (t *Terminal) Interactive() bool { return t.outTTY && t.errTTY && !t.json && !t.quiet }
 
+// Watched says that a person sees standard error.
+func (t *Terminal) Watched() bool { return t.errTTY }
+
 // Printf writes data to standard output. Arguments are made harmless.
 func (t *Terminal) Printf(format string, args ...any) {
 	t.mu.Lock()
