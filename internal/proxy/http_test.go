@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"github.com/parleymesh/parley/internal/call"
-	"github.com/parleymesh/parley/internal/proxy/route"
 )
 
 // Each way an application may speak: the client's version of HTTP, and the app's.
@@ -63,7 +62,7 @@ func TestHTTP(t *testing.T) {
 			}
 			out, in := p.web.gate.Finished(1)[0], p.orders.gate.Finished(1)[0]
 			checkPair(t, p, out.Request, in.Request)
-			if r.Header.Get("Traceparent") != route.FormatTraceParent(in.Request.Trace) {
+			if r.Header.Get("Traceparent") != call.FormatTraceParent(in.Request.Trace) {
 				t.Errorf("the app's parent is %s", r.Header.Get("Traceparent"))
 			}
 			if in.Outcome.Status != 200 || in.Outcome.BytesOut != 5 || in.Outcome.Upstream != app || out.Outcome.BytesOut != 5 || out.Outcome.Status != 200 {

@@ -10,7 +10,6 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/parleymesh/parley/internal/call"
 	"github.com/parleymesh/parley/internal/policy"
 	"github.com/parleymesh/parley/internal/proxy/route"
 	"github.com/parleymesh/parley/internal/snapshot"
@@ -220,54 +219,6 @@ func TestResponseTrailers(t *testing.T) {
 	}
 }
 
-func TestTrace(t *testing.T) {
-	t.Parallel()
-	const good = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
-	got, kept := route.NextTrace([]string{good})
-	if !kept || got.TraceID != "0af7651916cd43dd8448eb211c80319c" || got.ParentID != "b7ad6b7169203331" || !got.Sampled || len(got.SpanID) != 16 || got.SpanID == got.ParentID {
-		t.Errorf("got %+v", got)
-	}
-	if next, ok := route.ParseTraceParent(route.FormatTraceParent(got)); !ok || next.TraceID != got.TraceID || next.ParentID != got.SpanID {
-		t.Errorf("next %+v", next)
-	}
-	if later, ok := route.ParseTraceParent("cc" + good[2:] + "-more"); !ok || later.TraceID != got.TraceID {
-		t.Error("a later version is refused")
-	}
-	for _, bad := range []string{
-		"", good[:54], good + "-x", "ff" + good[2:], "0g" + good[2:], strings.ToUpper(good), "00-" + strings.Repeat("0", 32) + good[35:], good[:36] + strings.Repeat("0", 16) + "-01",
-		strings.ReplaceAll(good, "-", "_"), "cc" + good[2:] + "x", good[:53] + "0g",
-	} {
-		if _, ok := route.ParseTraceParent(bad); ok {
-			t.Errorf("%q is accepted", bad)
-		}
-		fresh, kept := route.NextTrace([]string{bad})
-		if kept || len(fresh.TraceID) != 32 || fresh.ParentID != "" || !fresh.Sampled {
-			t.Errorf("%q gives %+v", bad, fresh)
-		}
-	}
-	if _, kept := route.NextTrace([]string{good, good}); kept {
-		t.Error("two are taken for one")
-	}
-}
-
-func TestRequestID(t *testing.T) {
-	t.Parallel()
-	for _, good := range []string{"a", "A-z_0.9", strings.Repeat("x", 64)} {
-		if got := route.RequestID([]string{good}); got != good {
-			t.Errorf("%q became %q", good, got)
-		}
-	}
-	for _, bad := range [][]string{nil, {""}, {"a b"}, {"a\n"}, {strings.Repeat("x", 65)}, {"a", "a"}, {"é"}} {
-		got := route.RequestID(bad)
-		if len(got) != 32 || len(bad) > 0 && got == bad[0] {
-			t.Errorf("%q became %q", bad, got)
-		}
-	}
-	if one, other := route.RequestID(nil), route.RequestID(nil); one == other {
-		t.Error("made ids repeat")
-	}
-}
-
 func TestTable(t *testing.T) {
 	t.Parallel()
 	table := route.NewTable(&snapshot.Gateway{Routes: []snapshot.Route{
@@ -424,35 +375,6 @@ func FuzzHeader(f *testing.F) {
 			if strings.HasPrefix(l, "parley-") || strings.HasPrefix(l, "x-forwarded-") || l == "connection" || l == "forwarded" {
 				t.Fatalf("%q travels", kept)
 			}
-		}
-	})
-}
-
-func FuzzTraceParent(f *testing.F) {
-	f.Add("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
-	f.Add("cc-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-x")
-	f.Add("")
-	f.Fuzz(func(t *testing.T, s string) {
-		tr, ok := route.ParseTraceParent(s)
-		if !ok {
-			if tr != (call.Trace{}) {
-				t.Fatalf("a refused one gives %+v", tr)
-			}
-			return
-		}
-		tr.SpanID = tr.ParentID
-		if again, ok := route.ParseTraceParent(route.FormatTraceParent(tr)); !ok || again.TraceID != tr.TraceID || again.Sampled != tr.Sampled {
-			t.Fatalf("%q gives %+v, which gives %+v", s, tr, again)
-		}
-	})
-}
-
-func FuzzRequestID(f *testing.F) {
-	f.Add("abc")
-	f.Add("a b\r\n")
-	f.Fuzz(func(t *testing.T, s string) {
-		if got := route.RequestID([]string{s}); len(got) > 64 || strings.ContainsAny(got, " \r\n\x00") || route.RequestID([]string{got}) != got {
-			t.Fatalf("%q gives %q", s, got)
 		}
 	})
 }

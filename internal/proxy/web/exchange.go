@@ -92,14 +92,14 @@ func (x *exchange) begin() {
 		Local: x.site.Local, LocalID: x.site.LocalID,
 		Header:    route.Fields(nil),
 		GRPC:      isGRPC(x.r),
-		RequestID: route.RequestID(x.r.Header[route.RequestIDField]),
+		RequestID: call.RequestID(x.r.Header[route.RequestIDField]),
 		Remote:    x.conn.remote, RemoteText: x.conn.text, Peer: x.conn.peer, TLS: x.conn.tls, Plaintext: x.conn.plaintext,
 		Start: x.server.cfg.Clock.Now(),
 	}
 	if client, told := route.Client(x.conn.remote.Addr(), x.r.Header[route.ForwardedFor], x.site.Proxies); told {
 		x.req.Client = client
 	}
-	x.req.Trace, x.kept = route.NextTrace(x.r.Header[route.TraceParent])
+	x.req.Trace, x.kept = call.NextTrace(x.r.Header[route.TraceParent])
 	if x.site.End != call.Edge {
 		x.match() // the listener alone says where it leads
 	}

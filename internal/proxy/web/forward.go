@@ -127,7 +127,7 @@ func (x *exchange) over(resp *http.Response) {
 // outgoing is the request for the upstream: what was checked, and our own fields.
 func (x *exchange) outgoing(up Upstream, interim *interim) *http.Request {
 	h := x.header
-	h[route.TraceParent] = []string{route.FormatTraceParent(x.req.Trace)}
+	h[route.TraceParent] = []string{call.FormatTraceParent(x.req.Trace)}
 	if !x.kept {
 		delete(h, route.TraceState)
 	}

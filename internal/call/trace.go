@@ -1,11 +1,10 @@
-package route
+package call
 
 import (
 	"encoding/binary"
 	"encoding/hex"
 	"math/rand/v2"
-
-	"github.com/parleymesh/parley/internal/call"
+	"strings"
 )
 
 // maxTraceState is what a proxy has to forward at least (Trace Context section 3.3.1.5).
@@ -16,12 +15,12 @@ const maxTraceState = 512
 // valid one, a new trace. kept says that it is the client's, whose tracestate
 // then stands. A new trace is marked as sampled, so that an application that
 // samples as its parent does is not silenced by a proxy in between.
-func NextTrace(values []string) (t call.Trace, kept bool) {
+func NextTrace(values []string) (t Trace, kept bool) {
 	if len(values) == 1 {
 		t, kept = ParseTraceParent(values[0])
 	}
 	if !kept {
-		t = call.Trace{TraceID: randomHex(16), Sampled: true}
+		t = Trace{TraceID: randomHex(16), Sampled: true}
 	}
 	t.SpanID = randomHex(8)
 	return t, kept
@@ -29,24 +28,24 @@ func NextTrace(values []string) (t call.Trace, kept bool) {
 
 // ParseTraceParent reads a traceparent (Trace Context section 3.2): version 00
 // exactly, a later version by its first four fields, ff never.
-func ParseTraceParent(s string) (call.Trace, bool) {
+func ParseTraceParent(s string) (Trace, bool) {
 	const length = 55
 	if len(s) < length || s[2] != '-' || s[35] != '-' || s[52] != '-' {
-		return call.Trace{}, false
+		return Trace{}, false
 	}
 	version, trace, parent, flags := s[:2], s[3:35], s[36:52], s[53:55]
 	if !lowerHex(version) || version == "ff" || version == "00" && len(s) != length || len(s) > length && s[length] != '-' || len(s) > maxTraceState {
-		return call.Trace{}, false
+		return Trace{}, false
 	}
 	if !lowerHex(trace) || !lowerHex(parent) || !lowerHex(flags) || allZero(trace) || allZero(parent) {
-		return call.Trace{}, false
+		return Trace{}, false
 	}
-	return call.Trace{TraceID: trace, ParentID: parent, Sampled: unhex(flags[1])&1 == 1}, true
+	return Trace{TraceID: trace, ParentID: parent, Sampled: odd(flags[1])}, true
 }
 
 // FormatTraceParent is the field for the next hop, version 00, with our span as
 // the parent.
-func FormatTraceParent(t call.Trace) string {
+func FormatTraceParent(t Trace) string {
 	flags := "00"
 	if t.Sampled {
 		flags = "01"
@@ -68,7 +67,8 @@ func validRequestID(s string) bool {
 		return false
 	}
 	for i := 0; i < len(s); i++ {
-		if c := s[i]; !isAlnum(c) && c != '.' && c != '_' && c != '-' {
+		c := s[i]
+		if alnum := c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9'; !alnum && c != '.' && c != '_' && c != '-' {
 			return false
 		}
 	}
@@ -83,6 +83,9 @@ func lowerHex(s string) bool {
 	}
 	return true
 }
+
+// odd says that the lowest bit of a hexadecimal digit is set.
+func odd(digit byte) bool { return strings.IndexByte("13579bdf", digit) >= 0 }
 
 func allZero(s string) bool {
 	for i := 0; i < len(s); i++ {
