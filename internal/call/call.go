@@ -170,9 +170,13 @@ type Outcome struct {
 	// "upstream_refused", "upstream_untrusted", "upstream_busy", "upstream_timeout",
 	// "upstream_closed", "client_closed", "trust_withdrawn".
 	Error string
+	// Cause is that failure in words, for the log of operators alone: it is neither
+	// recorded nor told. Nothing of what either side sent is in it.
+	Cause error
 	// BytesIn came from the client, BytesOut went to it: bodies only.
 	BytesIn, BytesOut int64
-	End               time.Time
+	// Answered is when the upstream's answer began; zero where nobody looked.
+	Answered, End time.Time
 	// Upstream is the address that the call was forwarded to, Peer and TLS its
 	// certificate and protection where it is TLS.
 	Upstream     string

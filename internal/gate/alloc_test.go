@@ -1,12 +1,15 @@
 package gate_test
 
 import (
+	"io"
+	"log/slog"
 	"net/http"
 	"testing"
 
 	"github.com/parleymesh/parley/internal/audit"
 	"github.com/parleymesh/parley/internal/call"
 	"github.com/parleymesh/parley/internal/gate"
+	"github.com/parleymesh/parley/internal/logging"
 	"github.com/parleymesh/parley/internal/proxy/route"
 )
 
@@ -21,7 +24,7 @@ func (d *discard) Record(e *audit.Event) (err error) {
 func quiet(tb testing.TB) *fixture {
 	tb.Helper()
 	f := newFixture(tb)
-	f.Gate = gate.New(gate.Config{Host: "host-1", Recorder: &discard{}, Clock: f.clock, Metrics: f.metrics, Issuers: f.idp})
+	f.Gate = gate.New(gate.Config{Host: "host-1", Recorder: &discard{}, Clock: f.clock, Logger: logging.New(io.Discard, logging.JSON, slog.LevelInfo, f.clock), Metrics: f.metrics, Issuers: f.idp})
 	if err := f.Apply(f.snap); err != nil {
 		tb.Fatal(err)
 	}

@@ -20,6 +20,9 @@ func (g *Gate) Done(r *call.Request, o call.Outcome) {
 	rec.add(&said)
 	g.metrics.done(g.state.Load().meters, r, &o)
 	g.record(&rec.event)
+	if g.loud() {
+		g.logCall(&rec.event, &o)
+	}
 }
 
 // record hands e to the recorder. While that fails, calls are refused, but those of
@@ -29,8 +32,8 @@ func (g *Gate) record(e *audit.Event) {
 	err := g.cfg.Recorder.Record(e)
 	switch was := g.failing.Load(); {
 	case err != nil && g.failing.CompareAndSwap(false, true):
-		g.cfg.Logger.Error("audit events cannot be recorded, calls are refused where their service does not take a gap", "component", "gate", "error", err)
+		g.log.Error("audit events cannot be recorded, calls are refused where their service does not take a gap", "error", err)
 	case err == nil && was && g.failing.CompareAndSwap(true, false):
-		g.cfg.Logger.Info("audit events are recorded again", "component", "gate")
+		g.log.Info("audit events are recorded again")
 	}
 }

@@ -44,6 +44,7 @@ type Config struct {
 // and SetTrust were called it denies what depends on them.
 type Gate struct {
 	cfg     Config
+	log     *slog.Logger
 	metrics metrics
 	tokens  *authn.Tokens
 	origins authn.Verifier
@@ -60,7 +61,7 @@ type Gate struct {
 
 // New is a gate that is not ready yet.
 func New(cfg Config) *Gate {
-	g := &Gate{cfg: cfg, metrics: newMetrics(cfg.Metrics), tokens: authn.NewTokens(cfg.Issuers)}
+	g := &Gate{cfg: cfg, log: cfg.Logger.With("component", "gate"), metrics: newMetrics(cfg.Metrics), tokens: authn.NewTokens(cfg.Issuers)}
 	g.state.Store(&state{meters: g.metrics.of(&snapshot.Snapshot{})})
 	return g
 }

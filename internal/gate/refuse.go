@@ -49,24 +49,38 @@ func (g *Gate) Refuse(r *call.Request, code string, err error) call.Verdict {
 		var due bool
 		if more, due = g.floods.Count(flood{r.Listener, v.Reason}, now); !due {
 			g.metrics.refused(g.state.Load().meters, r, &o, action)
+			if g.loud() { // who looks for one of them has to see each
+				rec := g.refusal(r, &o, action, err)
+				g.logCall(&rec.event, &o)
+				rec.release()
+			}
 			return v
 		}
 	}
-	rec := g.newRecord(r, &o)
+	rec := g.refusal(r, &o, action, err)
 	defer rec.release()
-	rec.event.Action, rec.event.Message = action, message(err)
 	if more > 0 {
 		rec.event.Message = strings.TrimPrefix(fmt.Sprintf("%s; %d more at this listener since the last record", rec.event.Message, more), "; ")
 	}
+	g.metrics.refused(g.state.Load().meters, r, &o, action)
+	g.record(&rec.event)
+	if g.loud() {
+		g.logCall(&rec.event, &o)
+	}
+	return v
+}
+
+// refusal is the record of one.
+func (g *Gate) refusal(r *call.Request, o *call.Outcome, action audit.Action, err error) *record {
+	rec := g.newRecord(r, o)
+	rec.event.Action, rec.event.Message = action, message(err)
 	if action != audit.Call {
 		rec.caller.Service = "" // what a peer claims and was not admitted with stays in its ID
 	}
 	if action == audit.ProcessRefused {
 		rec.caller.ID = identity.ID{} // whoever it was, not the service
 	}
-	g.metrics.refused(g.state.Load().meters, r, &o, action)
-	g.record(&rec.event)
-	return v
+	return rec
 }
 
 // A flood is what counts as the same refusal: at this listener, for this reason.

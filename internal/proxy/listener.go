@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/parleymesh/parley/internal/call"
+	"github.com/parleymesh/parley/internal/logging"
 	"github.com/parleymesh/parley/internal/mtls"
 	"github.com/parleymesh/parley/internal/proxy/route"
 	"github.com/parleymesh/parley/internal/proxy/web"
@@ -258,8 +259,18 @@ func (t *tcpService) run() {
 	}
 }
 
+// recover ends a connection in which this program failed.
+func (t *tcpService) recover(c net.Conn, r *call.Request) {
+	if v := recover(); v != nil {
+		t.proxy.cfg.Logger.Error("a connection failed in this program", "component", "proxy", "listener", r.Listener, "decision", r.Verdict.ID, logging.Panicked(v))
+		t.proxy.cfg.Gate.Done(r, call.Outcome{Error: route.UpstreamClosed})
+		mtls.Abort(c)
+	}
+}
+
 func (t *tcpService) serve(c net.Conn) {
 	r := t.base
+	defer t.recover(c, &r)
 	r.Start, r.Remote = t.proxy.cfg.Clock.Now(), remote(c)
 	r.Peer, r.TLS = mtls.ConnFacts(c)
 	r.Plaintext = mtls.Plaintext(c)

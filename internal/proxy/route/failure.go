@@ -87,3 +87,20 @@ func Failure(err error) (code string, status int) {
 	}
 	return UpstreamClosed, http.StatusBadGateway
 }
+
+// errAnswer stands for what an upstream sent that is not as it should be: an error of
+// net/http repeats it.
+var errAnswer = errors.New("the upstream's answer is not as it should be")
+
+// Told is what of err may be in the log: the words of the network, of TLS and of this
+// program, and nothing that either side sent.
+func Told(err error) error {
+	var op *net.OpError
+	var dns *net.DNSError
+	var number syscall.Errno
+	switch code, _ := Failure(err); {
+	case err == nil, code != UpstreamClosed, errors.As(err, &op), errors.As(err, &dns), errors.As(err, &number), errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+		return err
+	}
+	return errAnswer
+}

@@ -82,7 +82,7 @@ func (r *Relay) Serve(ctx context.Context, down net.Conn, req *call.Request, to 
 		if ctx.Err() != nil {
 			code = route.Stopped
 		}
-		r.cfg.Gate.Done(req, call.Outcome{Error: code, Upstream: to.Address(), End: r.cfg.Clock.Now()})
+		r.cfg.Gate.Done(req, call.Outcome{Error: code, Cause: route.Told(err), Upstream: to.Address(), End: r.cfg.Clock.Now()})
 		mtls.Abort(down)
 		return
 	}

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/parleymesh/parley/internal/call"
+	"github.com/parleymesh/parley/internal/logging"
 	"github.com/parleymesh/parley/internal/mtls"
 	"github.com/parleymesh/parley/internal/proxy/route"
 )
@@ -35,6 +36,8 @@ type exchange struct {
 	out      int64 // bytes of the response's body
 	grpc     *int  // the status of gRPC that the client was sent
 	upstream carrier
+	cause    error     // of a failure, for the log
+	answered time.Time // when the response began, where calls are logged
 	reported bool
 }
 
@@ -42,6 +45,7 @@ func (s *Server) handle(w http.ResponseWriter, r *http.Request) {
 	c, _ := r.Context().Value(connKey{}).(*conn)
 	c.reading.Store(false)
 	x := &exchange{server: s, site: s.site.Load(), conn: c, w: w, r: r, control: http.NewResponseController(w)}
+	defer x.recover()
 	x.begin()
 	x.armWrite()
 	if c.attested != nil {
@@ -83,6 +87,20 @@ func (s *Server) handle(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	x.forward()
+}
+
+// recover ends a request in which this program failed: that is logged, without
+// anything that was sent, and the connection is cut.
+func (x *exchange) recover() {
+	v := recover()
+	if v == nil {
+		return
+	}
+	if v != http.ErrAbortHandler { //nolint:errorlint // net/http compares it the same way
+		x.server.cfg.Logger.Error("a request failed in this program", "component", "proxy", "request_id", x.req.RequestID,
+			"trace_id", x.req.Trace.TraceID, "span_id", x.req.Trace.SpanID, "decision", x.req.Verdict.ID, "listener", x.site.Listener, logging.Panicked(v))
+	}
+	panic(http.ErrAbortHandler) // net/http would log the value
 }
 
 // begin fills in what is known without looking at anything that can be refused.
@@ -160,6 +178,7 @@ func (x *exchange) deny(v call.Verdict) {
 // its response began.
 func (x *exchange) fail(err error) {
 	code, status := route.Failure(err)
+	x.cause = route.Told(err)
 	switch cut := x.cut(); {
 	case cut != "":
 		code, status = cut, http.StatusBadGateway
@@ -238,7 +257,7 @@ func (x *exchange) finish(failure string, status int) {
 		return
 	}
 	x.reported = true
-	o := call.Outcome{Status: status, GRPC: x.grpc, Error: failure, BytesIn: x.in, BytesOut: x.out, End: x.server.cfg.Clock.Now()}
+	o := call.Outcome{Status: status, GRPC: x.grpc, Error: failure, Cause: x.cause, Answered: x.answered, BytesIn: x.in, BytesOut: x.out, End: x.server.cfg.Clock.Now()}
 	if x.body != nil {
 		o.BytesIn = x.body.n.Load()
 	}
@@ -256,6 +275,7 @@ func (x *exchange) cut() string { return route.Cut(x.conn.net, x.upstream.get())
 
 // lost names a failure in the middle of the response's body.
 func (x *exchange) lost(err error) string {
+	x.cause = route.Told(err)
 	if cut := x.cut(); cut != "" {
 		return cut
 	}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"maps"
 	"net"
 	"net/http"
@@ -62,6 +63,9 @@ func (x *exchange) forward() {
 	if err != nil {
 		x.fail(err)
 		return
+	}
+	if x.server.cfg.Logger.Enabled(x.r.Context(), slog.LevelDebug) {
+		x.answered = x.server.cfg.Clock.Now()
 	}
 	if resp.StatusCode == http.StatusSwitchingProtocols {
 		x.tunnel(resp, up.mesh())

@@ -15,12 +15,10 @@ package web
 import (
 	"context"
 	"crypto/tls"
-	"log"
 	"log/slog"
 	"net"
 	"net/http"
 	"net/netip"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -28,6 +26,7 @@ import (
 	"github.com/parleymesh/parley/internal/call"
 	"github.com/parleymesh/parley/internal/clock"
 	"github.com/parleymesh/parley/internal/identity"
+	"github.com/parleymesh/parley/internal/logging"
 	"github.com/parleymesh/parley/internal/mtls"
 	"github.com/parleymesh/parley/internal/proxy/route"
 	"github.com/parleymesh/parley/internal/snapshot"
@@ -154,7 +153,7 @@ func NewServer(cfg Config, site *Site) *Server {
 		HTTP2:             serverHTTP2(site.End),
 		ConnContext:       s.connContext,
 		ConnState:         s.connState,
-		ErrorLog:          log.New(remarks{cfg.Logger}, "", 0),
+		ErrorLog:          logging.Remarks(cfg.Logger, "proxy"),
 		// "OPTIONS *" goes the way of every other request.
 		DisableGeneralOptionsHandler: true,
 	}
@@ -279,13 +278,4 @@ func (s *Server) connState(c net.Conn, state http.ConnState) {
 func secure(c *conn) bool {
 	_, ok := c.net.(*tls.Conn)
 	return ok
-}
-
-// remarks takes net/http's log, which is about misbehaving peers, to the debug
-// level, as an attribute.
-type remarks struct{ logger *slog.Logger }
-
-func (r remarks) Write(line []byte) (int, error) {
-	r.logger.Debug("http server", "remark", strings.TrimSpace(string(line)))
-	return len(line), nil
 }

@@ -10,12 +10,14 @@ import (
 	"net/http"
 	"os"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/parleymesh/parley/internal/call"
 	"github.com/parleymesh/parley/internal/clock"
+	"github.com/parleymesh/parley/internal/logging"
 	"github.com/parleymesh/parley/internal/proxy/web"
 	"github.com/parleymesh/parley/internal/proxy/xtest"
 )
@@ -359,4 +361,54 @@ func (w *wire) untilReset() {
 func (w *wire) frame(kind, flags byte, stream byte, payload string) {
 	w.t.Helper()
 	w.send(string([]byte{0, 0, byte(len(payload)), kind, flags, 0, 0, 0, stream}) + payload)
+}
+
+// TestAFailureOfOurOwn: a request in which this program fails is cut, recorded, and
+// logged without what was sent; the next one is served.
+func TestAFailureOfOurOwn(t *testing.T) {
+	t.Parallel()
+	var logged lockedBuffer
+	gate := xtest.NewGate(t)
+	fails := atomic.Bool{}
+	fails.Store(true)
+	up := web.NewApp(listen(t, (&http.Server{Handler: http.NotFoundHandler()}).Serve), false, clock.System{})
+	t.Cleanup(up.Close)
+	gate.Decide(func(r *call.Request) call.Verdict {
+		if fails.Swap(false) {
+			panic("secret: " + r.Header.Values("Cookie")[0])
+		}
+		return call.Verdict{Allow: true}
+	})
+	addr := edgeWith(t, web.Config{Gate: gate, Clock: clock.System{}, Logger: logging.New(&logged, logging.JSON, slog.LevelDebug, clock.System{})}, up)
+	w := dial(t, addr)
+	w.send("GET /fails HTTP/1.1\r\nHost: orders\r\nX-Request-Id: r1\r\nCookie: secret-cookie\r\n\r\n")
+	if n, err := w.in.Read(make([]byte, 1)); err == nil {
+		t.Errorf("it is answered: %d bytes", n)
+	}
+	w = dial(t, addr)
+	w.send("GET /goes HTTP/1.1\r\nHost: orders\r\n\r\n")
+	if got := w.answer(); got != http.StatusNotFound {
+		t.Errorf("the next one got %d", got)
+	}
+	got := logged.String()
+	if strings.Contains(got, "secret") || strings.Count(got, "\n") != 1 || !strings.Contains(got, `"request_id":"r1"`) || !strings.Contains(got, `"what":"string"`) || !strings.Contains(got, "TestAFailureOfOurOwn") {
+		t.Error(got)
+	}
+}
+
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  strings.Builder
+}
+
+func (l *lockedBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lockedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
 }
