@@ -58,7 +58,7 @@ func (t roundTripper) RoundTrip(req *http.Request) (*http.Response, error) {
 		}
 		return nil, err
 	}
-	return h.RoundTrip(req)
+	return h.RoundTrip(passOn(req))
 }
 
 func (t roundTripper) transport(ctx context.Context) (*http.Transport, error) {

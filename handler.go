@@ -22,6 +22,10 @@ import (
 // What a gateway of this trust domain says of its own caller in the field
 // Parley-Identity is verified too, and is in the Caller as its Origin; one that is
 // not good is 403. From anybody else next never sees such a field.
+//
+// A request that next makes by a client of HTTPClient, with the context of the one
+// that it serves, belongs to the same trace (W3C Trace Context) and has the same
+// X-Request-Id, unless it has a Traceparent already.
 func (w *Workload) Handler(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(rw http.ResponseWriter, req *http.Request) {
 		r := w.running.Load()
@@ -41,12 +45,13 @@ func (w *Workload) Handler(next http.Handler) http.Handler {
 		caller := r.caller(id, cs)
 		req, caller.Origin, err = r.origin(req, id, cs.PeerCertificates[0])
 		if err != nil {
-			r.log.Info("identity refused", "caller", id.String(), "error", err)
+			r.log.Info("identity refused", "caller", id.String(), "error", err, (&passage{header: req.Header}).attrs())
 			r.forbid(rw, req, code(nil), id)
 			return
 		}
 		req = withoutTrailers(req)
-		next.ServeHTTP(rw, req.WithContext(context.WithValue(req.Context(), callerKey{}, caller)))
+		ctx := withPassage(context.WithValue(req.Context(), callerKey{}, caller), &passage{header: req.Header})
+		next.ServeHTTP(rw, req.WithContext(ctx))
 	})
 }
 
@@ -54,7 +59,7 @@ func (w *Workload) Handler(next http.Handler) http.Handler {
 // that the credentials are not.
 func (r *running) forbid(rw http.ResponseWriter, req *http.Request, code string, caller identity.ID) {
 	id := audit.NewID(r.clk.Now())
-	r.log.Info("call refused", "decision", id, "reason", code, "caller", caller.String(), "method", req.Method, "path", req.URL.Path)
+	r.log.Info("call refused", "decision", id, "reason", code, "caller", caller.String(), "method", req.Method, "path", req.URL.EscapedPath(), (&passage{header: req.Header}).attrs())
 	if code == "credentials_invalid" {
 		caller = identity.ID{}
 	}

@@ -67,11 +67,17 @@ func listen(t *testing.T, w *parley.Workload) net.Listener {
 // hello serves HTTP that names the caller, and says at which address.
 func hello(t *testing.T, w *parley.Workload) string {
 	t.Helper()
-	l := listen(t, w)
-	srv := &http.Server{Handler: w.Handler(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+	return serveWith(t, w, func(rw http.ResponseWriter, r *http.Request) {
 		c, ok := parley.CallerFrom(r.Context())
 		fmt.Fprintf(rw, "%s %s %s %v", r.Proto, c.ID, c.Service, ok)
-	}))}
+	})
+}
+
+// serveWith serves HTTP by next, and says at which address.
+func serveWith(t *testing.T, w *parley.Workload, next http.HandlerFunc) string {
+	t.Helper()
+	l := listen(t, w)
+	srv := &http.Server{Handler: w.Handler(next)}
 	done := make(chan struct{})
 	go func() {
 		defer close(done)

@@ -177,6 +177,8 @@ type Actor struct {
 	PID  int    `json:"pid,omitempty"`
 	// ID is the administrator's own, who came with a certificate.
 	ID identity.ID `json:"id,omitzero"`
+	// RequestID is that of the request to the admin API, which the server's log has too.
+	RequestID string `json:"request_id,omitempty"`
 	// System names a part of Parley that acts by itself: "renewal", "start".
 	System string `json:"system,omitempty"`
 }

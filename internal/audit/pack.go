@@ -105,6 +105,7 @@ const (
 	actorPID
 	actorID
 	actorSystem
+	actorRequestID
 )
 
 const (
@@ -209,12 +210,13 @@ var fields = [...]struct {
 	partyUID:         {`,"uid":`, asNumber},
 	partyExe:         {`,"exe":`, asText},
 
-	fieldActor:  {`,"actor":{`, asBegin},
-	actorUID:    {`,"uid":`, asNumber},
-	actorUser:   {`,"user":`, asText},
-	actorPID:    {`,"pid":`, asNumber},
-	actorID:     {`,"id":`, asBare},
-	actorSystem: {`,"system":`, asText},
+	fieldActor:     {`,"actor":{`, asBegin},
+	actorUID:       {`,"uid":`, asNumber},
+	actorUser:      {`,"user":`, asText},
+	actorPID:       {`,"pid":`, asNumber},
+	actorID:        {`,"id":`, asBare},
+	actorRequestID: {`,"request_id":`, asText},
+	actorSystem:    {`,"system":`, asText},
 
 	fieldObject:    {`,"object":{`, asBegin},
 	objectKind:     {`,"kind":`, asText},
@@ -402,6 +404,7 @@ func (p packer) actor(a *Actor) packer {
 	p = p.opt(actorUser, a.User)
 	p = p.num(actorPID, int64(a.PID))
 	p = p.opt(actorID, a.ID.String())
+	p = p.opt(actorRequestID, a.RequestID)
 	p = p.opt(actorSystem, a.System)
 	return p.mark(fieldEnd)
 }

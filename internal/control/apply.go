@@ -184,7 +184,7 @@ func (s *Server) commit(ctx context.Context, rev *Revision, snap *snapshot.Snaps
 // notRunning is what an administrator is told of a change that is stored and
 // does not run in full.
 func (s *Server) notRunning(ctx context.Context, what string, err error) *fault.Fault {
-	s.cfg.Logger.Error("change stored but not running in full", "request", requestID(ctx), "change", what, "error", err)
+	s.cfg.Logger.ErrorContext(ctx, "change stored but not running in full", "component", "control", "change", what, "error", err)
 	f := fault.New(fault.NotRunning, "see what runs: parley status", "%s", what)
 	known := fault.All(err)
 	if len(known) == 0 {

@@ -15,6 +15,10 @@ func (s *Server) event(ctx context.Context, action audit.Action, outcome audit.O
 	}
 	if p, ok := peerFrom(ctx); ok {
 		e.Actor = p.actor()
+		e.Actor.RequestID = requestID(ctx)
+	}
+	if t := requestOf(ctx).trace; t.TraceID != "" {
+		e.Trace = &audit.Trace{TraceID: t.TraceID, SpanID: t.SpanID, ParentID: t.ParentID}
 	}
 	return e
 }

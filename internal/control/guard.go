@@ -3,15 +3,16 @@ package control
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"path"
-	"runtime/debug"
 	"strings"
 
 	"github.com/parleymesh/parley/internal/audit"
 	"github.com/parleymesh/parley/internal/control/api"
 	"github.com/parleymesh/parley/internal/fault"
 	"github.com/parleymesh/parley/internal/identity"
+	"github.com/parleymesh/parley/internal/logging"
 )
 
 // Handler is the API with everything that stands before it: recovery, limits,
@@ -28,7 +29,13 @@ func (s *Server) Handler() http.Handler {
 		ErrorHandlerFunc: s.badRequest,
 	})
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		r = r.WithContext(context.WithValue(r.Context(), requestKey{}, audit.NewID(s.cfg.Clock.Now())))
+		r = identify(r)
+		w.Header().Set(RequestIDField, requestID(r.Context()))
+		if s.cfg.Logger.Enabled(r.Context(), slog.LevelDebug) {
+			seen := &watched{ResponseWriter: w, status: http.StatusOK}
+			defer s.said(r, seen, s.cfg.Clock.Now())
+			w = seen
+		}
 		defer s.recover(w, r)
 		s.guard(w, r, mux)
 	})
@@ -98,7 +105,7 @@ func (s *Server) refused(ctx context.Context, p peer, known bool) {
 		e.Message = fmt.Sprintf("%d more refusals of this user since the last record", more)
 	}
 	if err := s.cfg.Events.Log(ctx, e); err != nil {
-		s.cfg.Logger.Error("refused administrator not recorded", "uid", p.uid, "error", err)
+		s.cfg.Logger.ErrorContext(ctx, "refused administrator not recorded", "uid", p.uid, "error", err)
 	}
 }
 
@@ -152,6 +159,6 @@ func (s *Server) recover(w http.ResponseWriter, r *http.Request) {
 	if v == http.ErrAbortHandler { //nolint:errorlint // net/http compares it the same way
 		panic(v)
 	}
-	s.cfg.Logger.Error("panic in the admin API", "request", requestID(r.Context()), "panic", fmt.Sprint(v), "stack", string(debug.Stack()))
+	s.cfg.Logger.ErrorContext(r.Context(), "a request failed in this program", "component", "control", logging.Panicked(v))
 	s.write(w, r, http.StatusInternalServerError, fault.List{internalFault(r.Context())})
 }

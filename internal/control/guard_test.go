@@ -193,8 +193,11 @@ func TestPanicTellsNothing(t *testing.T) {
 		t.Errorf("got %d %s", w.Code, w.Body)
 	}
 	_, id, _ := strings.Cut(p.Instance, "urn:parley:request:")
-	if len(id) != 26 || !strings.Contains(p.Faults[0].Help, id) {
-		t.Errorf("the id %q is not in %+v", id, p.Faults)
+	if len(id) != 32 || !strings.Contains(p.Faults[0].Help, id) || w.Header().Get("X-Request-Id") != id {
+		t.Errorf("the id %q is not in %+v, or the answer's is %q", id, p.Faults, w.Header().Get("X-Request-Id"))
+	}
+	if line := h.logged.String(); !strings.Contains(line, `"request_id":"`+id+`"`) || strings.Contains(line, "canary") || !strings.Contains(line, "control_test.(*runtime)") {
+		t.Errorf("the log says %s", line)
 	}
 }
 

@@ -14,14 +14,6 @@ import (
 // maxFaults bounds the faults of one problem.
 const maxFaults = 1000
 
-type requestKey struct{}
-
-// requestID is the id that log and problem share.
-func requestID(ctx context.Context) string {
-	id, _ := ctx.Value(requestKey{}).(string)
-	return id
-}
-
 // fail answers err as a problem: the one place where an error becomes a status.
 func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 	if r.Context().Err() != nil && errors.Is(err, context.Canceled) {
@@ -56,7 +48,7 @@ func (s *Server) faults(ctx context.Context, err error) fault.List {
 	case errors.Is(err, ErrConflict):
 		return fault.List{fault.New(fault.Conflict, "look at the newest revision and try again: parley config history", "the state moved in the meantime")}
 	}
-	s.cfg.Logger.Error("admin request failed", "request", requestID(ctx), "error", err)
+	s.cfg.Logger.ErrorContext(ctx, "admin request failed", "component", "control", "error", err)
 	return fault.List{internalFault(ctx)}
 }
 
@@ -79,7 +71,7 @@ func (s *Server) write(w http.ResponseWriter, r *http.Request, status int, fault
 	}
 	body, err := json.Marshal(p)
 	if err != nil {
-		s.cfg.Logger.Error("problem not encoded", "request", requestID(r.Context()), "error", err)
+		s.cfg.Logger.ErrorContext(r.Context(), "problem not encoded", "component", "control", "error", err)
 		body = []byte("{}")
 	}
 	h := w.Header()
@@ -87,7 +79,7 @@ func (s *Server) write(w http.ResponseWriter, r *http.Request, status int, fault
 	h.Set("Content-Length", strconv.Itoa(len(body)))
 	w.WriteHeader(status)
 	if _, err := w.Write(body); err != nil {
-		s.cfg.Logger.Debug("reply not sent", "request", requestID(r.Context()), "error", err)
+		s.cfg.Logger.DebugContext(r.Context(), "reply not sent", "component", "control", "error", err)
 	}
 }
 

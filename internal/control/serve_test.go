@@ -5,12 +5,15 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/parleymesh/parley/internal/control"
 	"github.com/parleymesh/parley/internal/control/api"
 	"github.com/parleymesh/parley/internal/identity"
+	"github.com/parleymesh/parley/internal/logging"
 )
 
 // meshFile is a mesh with each kind of thing in it.
@@ -53,6 +56,25 @@ type house struct {
 	server  *control.Server
 	client  *api.Client
 	socket  string
+	logged  *logged
+}
+
+// logged is a log that is written at any time.
+type logged struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (l *logged) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(p)
+}
+
+func (l *logged) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.String()
 }
 
 func newServer(t testing.TB) *house {
@@ -61,11 +83,11 @@ func newServer(t testing.TB) *house {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h := &house{memory: &memory{}, runtime: &runtime{bundle: &identity.Bundle{}}, admins: admins{}}
+	h := &house{memory: &memory{}, runtime: &runtime{bundle: &identity.Bundle{}}, admins: admins{}, logged: &logged{}}
 	h.prober = &prober{runtime: h.runtime}
 	h.server = control.New(control.Config{
 		TrustDomain: td, Revisions: h.memory, Keys: h.memory, Bans: h.memory, Hosts: h.memory, Admins: h.admins, Events: h.memory, Certificates: h.memory, Collector: h.runtime, Runtime: h.runtime, Prober: h.prober,
-		Version: api.Version{Version: "0.1.0", GoVersion: "go1.26", API: 1}, Host: "h1", Clock: hurried{}, Logger: slog.New(slog.DiscardHandler),
+		Version: api.Version{Version: "0.1.0", GoVersion: "go1.26", API: 1}, Host: "h1", Clock: hurried{}, Logger: logging.New(h.logged, logging.JSON, slog.LevelDebug, hurried{}),
 	})
 	return h
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/parleymesh/parley/internal/clock"
 	"github.com/parleymesh/parley/internal/control/api"
 	"github.com/parleymesh/parley/internal/identity"
+	"github.com/parleymesh/parley/internal/logging"
 )
 
 // Limits of the server, against clients that are slow, large or many.
@@ -74,7 +75,7 @@ func New(cfg Config) *Server {
 		MaxHeaderBytes:    maxHeader,
 		BaseContext:       func(net.Listener) context.Context { return base },
 		ConnContext:       s.connContext,
-		ErrorLog:          slog.NewLogLogger(cfg.Logger.Handler(), slog.LevelDebug),
+		ErrorLog:          logging.Remarks(cfg.Logger, "control"),
 	}
 	// A tail ends only with its context, and Shutdown waits for it.
 	s.http.RegisterOnShutdown(stop)

@@ -80,7 +80,7 @@ func (t *tail) VisitTailEventsResponse(w http.ResponseWriter) error {
 	w.Header().Set("Content-Type", "application/x-ndjson")
 	w.WriteHeader(http.StatusOK)
 	if err := t.run(w); err != nil && t.ctx.Err() == nil {
-		t.server.cfg.Logger.Warn("tail of the events ended early", "request", requestID(t.ctx), "error", err)
+		t.server.cfg.Logger.WarnContext(t.ctx, "tail of the events ended early", "component", "control", "error", err)
 		panic(http.ErrAbortHandler) // the client must not take it for the end
 	}
 	return nil

@@ -31,7 +31,7 @@ func (v *meshVerification) VisitVerifyMeshResponse(w http.ResponseWriter) error 
 	beating.Wait()
 	if err != nil {
 		if v.ctx.Err() == nil {
-			v.server.cfg.Logger.Error("a verification ended early", "request", requestID(v.ctx), "run", v.run, "error", err)
+			v.server.cfg.Logger.ErrorContext(v.ctx, "a verification ended early", "component", "control", "run", v.run, "error", err)
 		}
 		panic(http.ErrAbortHandler) // the client must not take it for the end
 	}

@@ -268,8 +268,11 @@ func columnsOf(e *audit.Event) columns {
 	if e.Trace != nil {
 		c.traceID = text(e.Trace.TraceID)
 	}
-	if e.Call != nil {
+	switch {
+	case e.Call != nil:
 		c.requestID = text(e.Call.RequestID)
+	case e.Actor != nil:
+		c.requestID = text(e.Actor.RequestID)
 	}
 	c.edge, c.tally = edgeOf(e)
 	return c
