@@ -64,6 +64,7 @@ const (
 	ListenerFailed    Action = "listener.failed" // a listener of the snapshot must not be open
 	PlaintextEnded    Action = "plaintext.ended" // the date came until which a listener let callers in without TLS
 	Gap               Action = "audit.gap"       // events that were lost, numbered
+	Forked            Action = "audit.forked"    // something was brought that contradicts a log
 	Finding           Action = "finding"         // something an operator should look at
 )
 
@@ -73,7 +74,7 @@ func Actions() []Action {
 		Call, HandshakeRefused, ConnectionRefused, ProcessRefused, WorkloadRefused, WorkloadServed, SVIDIssued, JWTIssued,
 		IssueRefused, CACreated, ConfigApplied, ConfigRolledBack, KeyCreated, KeyRevoked, JoinCreated, HostJoined,
 		JoinRefused, AgentConnected, AgentLost, AgentRefused, IdentityBanned, IdentityUnbanned, MeshVerified, AdminRefused,
-		ServerStarted, AgentStarted, ListenerFailed, PlaintextEnded, Gap, Finding,
+		ServerStarted, AgentStarted, ListenerFailed, PlaintextEnded, Gap, Forked, Finding,
 	}
 }
 

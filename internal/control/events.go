@@ -99,7 +99,7 @@ func (o operations) VerifyAudit(ctx context.Context, _ api.VerifyAuditRequestObj
 	}
 	v := api.Verification{Intact: true, Logs: []api.LogReport{}}
 	for i := range reports {
-		v.Intact = v.Intact && reports[i].Fault == ""
+		v.Intact = v.Intact && reports[i].Fault == "" && reports[i].Contradiction == ""
 		v.Logs = append(v.Logs, reportOf(&reports[i]))
 	}
 	return verification{v, o.cfg.Clock.Now}, nil

@@ -126,6 +126,13 @@ type LogReport struct {
 	First time.Time
 	Last  time.Time
 	// Fault is empty where the log verifies, and otherwise says what is wrong
-	// and where.
+	// and where: at the entry At.
 	Fault string
+	At    uint64
+	// Contradiction is empty, or says what somebody brought that contradicts the
+	// log, which itself may be intact.
+	Contradiction string
+	// After and Before are the times of the nearest events before and after that
+	// entry, zero where there are none.
+	After, Before time.Time
 }

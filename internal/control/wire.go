@@ -71,6 +71,7 @@ func entryOf(e *StoredEvent) api.Entry {
 func reportOf(r *LogReport) api.LogReport {
 	return api.LogReport{
 		Log: r.Log, Size: int64(r.Size), Root: hexHash(r.Root), First: r.First.UTC(), Last: r.Last.UTC(), Fault: r.Fault,
+		Contradiction: r.Contradiction, After: r.After.UTC(), Before: r.Before.UTC(),
 	}
 }
 

@@ -20,6 +20,8 @@ type engine interface {
 	// the database is no longer this process's, and as long as the transaction
 	// lasts nobody else can take it.
 	enter(ctx context.Context, tx *sql.Tx) error
+	// patient lets the statements of a transaction take as long as they do.
+	patient(ctx context.Context, tx *sql.Tx) error
 	// hold keeps the database this process's until ctx ends, and then returns nil.
 	// Its error says who has it now.
 	hold(ctx context.Context) error

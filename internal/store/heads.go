@@ -2,7 +2,6 @@ package store
 
 import (
 	"context"
-	"database/sql"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -103,21 +102,11 @@ func (h *heads) names(own string) []string {
 	return names
 }
 
-// errHole says that an entry is missing, which VerifyLogs locates.
-var errHole = errors.New("an entry is missing")
-
 // ExtendHeads takes in what was recorded since, and says how many entries that
 // were. A log that is shorter than its head stays as it was, for VerifyLogs to tell.
 func (s *Store) ExtendHeads(ctx context.Context) (fresh uint64, err error) {
 	const doing = "extend the heads of the logs"
-	type log struct {
-		name string
-		size int64
-	}
-	logs, err := list(ctx, s.read, func(rows *sql.Rows) (l log, err error) {
-		err = rows.Scan(&l.name, &l.size)
-		return l, err
-	}, `SELECT name, size FROM log`)
+	logs, err := list(ctx, s.read, scanLog, selectLogs)
 	if err != nil {
 		return 0, s.explain(doing, err)
 	}
@@ -145,22 +134,12 @@ func (s *Store) ExtendHeads(ctx context.Context) (fresh uint64, err error) {
 // extend appends the leaves of a log to its tree, up to size.
 func (s *Store) extend(ctx context.Context, log string, t *audit.Tree, size uint64) error {
 	for t.Size() < size {
-		leaves, err := list(ctx, s.read, func(rows *sql.Rows) (leaf []byte, err error) {
-			err = rows.Scan(&leaf)
-			return leaf, err
-		}, `SELECT leaf FROM entry WHERE log = $1 AND idx >= $2 AND idx < $3 ORDER BY idx`,
-			log, int64(t.Size()), int64(min(size, t.Size()+verifyPage)))
+		leaves, err := s.leaves(ctx, s.read, log, int64(t.Size()), int64(min(size, t.Size()+verifyPage)))
 		if err != nil {
 			return err
 		}
-		if len(leaves) != int(min(size-t.Size(), verifyPage)) {
-			return errHole
-		}
 		for _, leaf := range leaves {
-			if len(leaf) != len(audit.Hash{}) {
-				return fmt.Errorf("a leaf of %d bytes", len(leaf))
-			}
-			t.Append(audit.Hash(leaf))
+			t.Append(leaf)
 		}
 	}
 	return nil
@@ -189,7 +168,7 @@ func (s *Store) seals() map[string]seal {
 // is where it ends now.
 func (h seal) check(tree *audit.Tree) string {
 	if h.size > 0 && tree.Size() == h.size && tree.Root() != h.root {
-		return fmt.Sprintf("entry %d: up to here it is not the log that there was, which had another root at this length", h.size-1)
+		return "up to here it is not the log that there was, which had another root at this length"
 	}
 	return ""
 }
@@ -197,7 +176,7 @@ func (h seal) check(tree *audit.Tree) string {
 // missing says that a log ends before its head.
 func (h seal) missing(tree *audit.Tree) string {
 	if tree.Size() < h.size {
-		return fmt.Sprintf("entry %d: it is missing, the log had %d entries", tree.Size(), h.size)
+		return fmt.Sprintf("it is missing, the log had %d entries", h.size)
 	}
 	return ""
 }

@@ -2,7 +2,6 @@ package store_test
 
 import (
 	"fmt"
-	"log/slog"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -11,19 +10,14 @@ import (
 	"github.com/parleymesh/parley/internal/audit"
 	"github.com/parleymesh/parley/internal/clock"
 	"github.com/parleymesh/parley/internal/store"
+	"github.com/parleymesh/parley/internal/store/xtest"
 )
 
 // headed is a store with n entries in its own log and in an agent's, all of them in
 // its heads.
 func headed(t *testing.T, n int) *store.Store {
 	t.Helper()
-	s, err := store.Open(t.Context(), store.Config{
-		Path: filepath.Join(t.TempDir(), "parley.db"), Host: "host1", Clock: clock.System{}, Logger: slog.New(slog.DiscardHandler),
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = s.Close() })
+	s := xtest.Open(t, file(filepath.Join(t.TempDir(), "parley.db")), clock.System{})
 	record(t, s, 0, n)
 	if fresh, err := s.ExtendHeads(t.Context()); err != nil || fresh != uint64(2*n) {
 		t.Fatalf("%d entries are new, %v", fresh, err)
@@ -77,20 +71,23 @@ func TestVerifyFindsAnEndThatWasCutOff(t *testing.T) {
 	}{
 		"the end of the own log": {"own", "entry 7: it is missing, the log had 10 entries", func(s *store.Store, own string) {
 			s.Exec(t, `DELETE FROM entry WHERE log = $1 AND idx >= 7`, own)
-			s.Exec(t, `DELETE FROM node WHERE log = $1 AND idx >= 11`, own) // the nodes of seven entries
+			s.Exec(t, `UPDATE tile SET hashes = substr(hashes, 1, 7*32) WHERE log = $1`, own)
 			s.Exec(t, `UPDATE log SET size = 7 WHERE name = $1`, own)
 		}},
 		"the end of an agent's": {agent, "entry 7: it is missing, the log had 10 entries", func(s *store.Store, _ string) {
 			s.Exec(t, `DELETE FROM entry WHERE log = $1 AND idx >= 7`, agent)
+			s.Exec(t, `UPDATE tile SET hashes = substr(hashes, 1, 7*32) WHERE log = $1`, agent)
 			s.Exec(t, `UPDATE log SET size = 7 WHERE name = $1`, agent)
 		}},
 		"the end, and others in its place": {agent, "up to here it is not the log that there was", func(s *store.Store, _ string) {
 			s.Exec(t, `DELETE FROM entry WHERE log = $1 AND idx >= 7`, agent)
+			s.Exec(t, `UPDATE tile SET hashes = substr(hashes, 1, 7*32) WHERE log = $1`, agent)
 			s.Exec(t, `UPDATE log SET size = 7 WHERE name = $1`, agent)
 			record(t, s, 7, 5)
 		}},
 		"a whole log": {agent, "entry 0: it is missing, the log had 10 entries", func(s *store.Store, _ string) {
 			s.Exec(t, `DELETE FROM entry WHERE log = $1`, agent)
+			s.Exec(t, `DELETE FROM tile WHERE log = $1`, agent)
 			s.Exec(t, `DELETE FROM log WHERE name = $1`, agent)
 		}},
 	} {

@@ -11,7 +11,6 @@ import (
 
 	"github.com/parleymesh/parley/internal/audit"
 	"github.com/parleymesh/parley/internal/audit/collect"
-	"golang.org/x/mod/sumdb/tlog"
 )
 
 // Log implements control.Events.
@@ -19,8 +18,7 @@ func (s *Store) Log(ctx context.Context, e *audit.Event) error {
 	return s.update(ctx, "record "+string(e.Action), func(tx *sql.Tx) error { return s.record(ctx, tx, e) })
 }
 
-// record appends e to the server's own log: the entry and the nodes of the
-// Merkle tree that it completes. What e leaves open of id, time, class, host and
+// record appends e to the server's own log, with the tree that it makes, signed. What e leaves open of id, time, class, host and
 // reporter is filled in; e itself is not changed.
 func (s *Store) record(ctx context.Context, tx *sql.Tx, e *audit.Event) error {
 	now := s.cfg.Clock.Now()
@@ -44,7 +42,7 @@ func (s *Store) record(ctx context.Context, tx *sql.Tx, e *audit.Event) error {
 	if err != nil {
 		return err
 	}
-	size, err := s.grow(ctx, tx, s.log, 1)
+	size, err := s.grow(ctx, tx, s.log, 1, len(body))
 	if err != nil {
 		return err
 	}
@@ -52,41 +50,23 @@ func (s *Store) record(ctx context.Context, tx *sql.Tx, e *audit.Event) error {
 	if err := s.insert(ctx, tx, []audit.Entry{entry}, []columns{columnsOf(&c)}); err != nil {
 		return err
 	}
-	return s.addNodes(ctx, tx, size-1, entry.Leaf)
-}
-
-// grow adds n to a log's size and returns it.
-func (s *Store) grow(ctx context.Context, tx *sql.Tx, log string, n int) (size int64, err error) {
-	err = s.in(ctx, tx, growLog).row(ctx, n, micro(s.cfg.Clock.Now()), log).Scan(&size)
-	return size, err
-}
-
-// addNodes stores the nodes that leaf completes as entry n.
-func (s *Store) addNodes(ctx context.Context, tx *sql.Tx, n int64, leaf audit.Hash) error {
-	stored := tlog.HashReaderFunc(func(indexes []int64) ([]tlog.Hash, error) {
-		hashes := make([]tlog.Hash, len(indexes))
-		for i, idx := range indexes {
-			var h []byte
-			if err := tx.QueryRowContext(ctx, `SELECT hash FROM node WHERE log = $1 AND idx = $2`, s.log, idx).Scan(&h); err != nil {
-				return nil, fmt.Errorf("node %d of %s: %w", idx, s.log, err)
-			}
-			if len(h) != tlog.HashSize {
-				return nil, fmt.Errorf("node %d of %s: a hash of %d bytes", idx, s.log, len(h))
-			}
-			hashes[i] = tlog.Hash(h)
-		}
-		return hashes, nil
-	})
-	hashes, err := tlog.StoredHashesForRecordHash(n, tlog.Hash(leaf), stored)
+	edge, err := s.plant(ctx, tx, s.log, entry.Index, []audit.Hash{entry.Leaf})
 	if err != nil {
 		return err
 	}
-	for i, first := 0, tlog.StoredHashIndex(0, n); i < len(hashes); i++ {
-		if _, err := tx.ExecContext(ctx, `INSERT INTO node (log, idx, hash) VALUES ($1, $2, $3)`, s.log, first+int64(i), hashes[i][:]); err != nil {
-			return err
-		}
-	}
-	return nil
+	return s.sign(ctx, tx, edge)
+}
+
+// grow adds n entries of so many bytes to a log's size and returns it.
+func (s *Store) grow(ctx context.Context, tx *sql.Tx, log string, n, bytes int) (size int64, err error) {
+	err = s.in(ctx, tx, growLog).row(ctx, n, bytes, micro(s.cfg.Clock.Now()), log).Scan(&size)
+	return size, err
+}
+
+// hold is a log's size, which nobody else changes until tx ends.
+func (s *Store) hold(ctx context.Context, tx *sql.Tx, log string) (size int64, err error) {
+	err = s.in(ctx, tx, holdLog).row(ctx, log).Scan(&size)
+	return size, err
 }
 
 // insert adds entries at the next positions.
@@ -119,7 +99,9 @@ const maxRows = 16
 
 // Statements of the write path.
 const (
-	growLog       = `UPDATE log SET size = size + $1, updated = $2 WHERE name = $3 RETURNING size`
+	beginLog      = `INSERT INTO log (name, size, updated) VALUES ($1, 0, 0) ON CONFLICT (name) DO NOTHING`
+	growLog       = `UPDATE log SET size = size + $1, bytes = bytes + $2, updated = $3 WHERE name = $4 RETURNING size`
+	holdLog       = `UPDATE log SET size = size WHERE name = $1 RETURNING size`
 	nextPositions = `UPDATE arrival SET last = last + $1 WHERE id = 1 RETURNING last`
 	entryColumns  = `(log, idx, position, leaf, body, event_id, time, action, outcome, caller, callee, trace_id, request_id)`
 	entryWidth    = 13
@@ -192,11 +174,11 @@ func (s *Store) Collect(ctx context.Context, log string, entries []audit.Entry) 
 	if len(entries) == 0 {
 		return nil
 	}
-	return s.update(ctx, doing, func(tx *sql.Tx) error {
-		if _, err := tx.ExecContext(ctx, `INSERT INTO log (name, size, updated) VALUES ($1, 0, 0) ON CONFLICT (name) DO NOTHING`, log); err != nil {
+	err := s.update(ctx, doing, func(tx *sql.Tx) error {
+		if err := s.in(ctx, tx, beginLog).exec(ctx, log); err != nil {
 			return err
 		}
-		size, err := s.grow(ctx, tx, log, 0) // locks the row: nobody else collects this log meanwhile
+		size, err := s.hold(ctx, tx, log)
 		if err != nil {
 			return err
 		}
@@ -208,14 +190,28 @@ func (s *Store) Collect(ctx context.Context, log string, entries []audit.Entry) 
 		if err := same(ctx, tx, entries[:have]); err != nil {
 			return err
 		}
-		if fresh := entries[have:]; len(fresh) > 0 {
-			if _, err := s.grow(ctx, tx, log, len(fresh)); err != nil {
-				return err
-			}
-			return s.insert(ctx, tx, fresh, cols[have:])
+		fresh := entries[have:]
+		if len(fresh) == 0 {
+			return nil
 		}
-		return nil
+		bytes, leaves := 0, make([]audit.Hash, len(fresh))
+		for i, n := range fresh {
+			bytes += len(n.Body)
+			leaves[i] = n.Leaf
+		}
+		if _, err := s.grow(ctx, tx, log, len(fresh), bytes); err != nil {
+			return err
+		}
+		if err := s.insert(ctx, tx, fresh, cols[have:]); err != nil {
+			return err
+		}
+		_, err = s.plant(ctx, tx, log, uint64(size), leaves)
+		return err
 	})
+	if errors.Is(err, collect.ErrFork) {
+		err = errors.Join(err, s.forked(ctx, log, forkEntry, entries[0].Index, collect.Statement{}, err))
+	}
+	return err
 }
 
 // admit checks one entry by itself and reads its columns.

@@ -27,6 +27,9 @@ type migration struct {
 	checksum string
 }
 
+// plantVersion is the step that comes with trees of what is there.
+const plantVersion = 6
+
 // steps are the migrations of fsys by version, which count from 1 without holes.
 func steps(fsys fs.FS) ([]migration, error) {
 	names, err := fs.Glob(fsys, "migrations/*.sql")
@@ -72,9 +75,19 @@ func (s *Store) apply(ctx context.Context, tx *sql.Tx, all []migration) error {
 	if done == 0 && s.cfg.Existing {
 		return gone(s.engine.String())
 	}
+	if done < len(all) {
+		if err := s.engine.patient(ctx, tx); err != nil {
+			return err
+		}
+	}
 	for _, m := range all[done:] {
 		if _, err := tx.ExecContext(ctx, m.text); err != nil {
 			return fmt.Errorf("%d_%s: %w", m.version, m.name, err)
+		}
+		if m.version == plantVersion {
+			if err := s.plantAll(ctx, tx); err != nil {
+				return fmt.Errorf("%d_%s: %w", m.version, m.name, err)
+			}
 		}
 		if _, err := tx.ExecContext(ctx, `INSERT INTO migration (version, name, checksum, applied) VALUES ($1, $2, $3, $4)`,
 			m.version, m.name, m.checksum, micro(s.cfg.Clock.Now())); err != nil {
@@ -124,7 +137,7 @@ func (s *Store) name(ctx context.Context) error {
 		if err := tx.QueryRowContext(ctx, `SELECT log FROM meta WHERE id = 1`).Scan(&s.log); err != nil {
 			return err
 		}
-		_, err := tx.ExecContext(ctx, `INSERT INTO log (name, size, updated) VALUES ($1, 0, 0) ON CONFLICT (name) DO NOTHING`, s.log)
+		_, err := tx.ExecContext(ctx, beginLog, s.log)
 		return err
 	})
 }

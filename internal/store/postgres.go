@@ -125,6 +125,12 @@ func (p *postgres) fit(version int, product, encoding string) error {
 
 func (p *postgres) local() bool { return false }
 
+// patient implements engine.
+func (p *postgres) patient(ctx context.Context, tx *sql.Tx) error {
+	_, err := tx.ExecContext(ctx, `SET LOCAL statement_timeout = 0`)
+	return err
+}
+
 // again implements engine: what collided with another transaction was rolled back
 // (postgresql.org/docs/current/mvcc-serialization-failure-handling.html).
 func (p *postgres) again(err error) bool {

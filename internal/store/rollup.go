@@ -79,18 +79,28 @@ const addMinute = `INSERT INTO edge_minute (minute, caller, callee, calls, refus
 	plain = edge_minute.plain + excluded.plain, unsent = edge_minute.unsent + excluded.unsent,
 	last = CASE WHEN excluded.last > edge_minute.last THEN excluded.last ELSE edge_minute.last END`
 
-// roll adds what entries count for to the edges' minutes.
+const addActions = `INSERT INTO action_minute (minute, action, outcome, events) VALUES ($1, $2, $3, $4)
+	ON CONFLICT (minute, action, outcome) DO UPDATE SET events = action_minute.events + excluded.events`
+
+// roll adds what entries count for to the minutes of edges and of actions.
 func (s *Store) roll(ctx context.Context, tx *sql.Tx, cols []columns) error {
 	type minute struct {
 		edge
 		at int64
 	}
-	sums := map[minute]tally{}
-	for _, c := range cols {
+	type actions struct {
+		action, outcome string
+		at              int64
+	}
+	sums, events := map[minute]tally{}, map[actions]int{}
+	for i := range cols {
+		c := &cols[i]
+		at := c.time - c.time%time.Minute.Microseconds()
+		events[actions{c.action, c.outcome, at}]++
 		if c.tally.calls == 0 {
 			continue
 		}
-		m := minute{c.edge, c.time - c.time%time.Minute.Microseconds()}
+		m := minute{c.edge, at}
 		t := sums[m]
 		t.add(c.tally)
 		sums[m] = t
@@ -98,6 +108,12 @@ func (s *Store) roll(ctx context.Context, tx *sql.Tx, cols []columns) error {
 	add := s.in(ctx, tx, addMinute)
 	for m, t := range sums {
 		if err := add.exec(ctx, m.at, m.caller, m.callee, t.calls, t.refused, t.failed, t.plain, t.unsent, t.last); err != nil {
+			return err
+		}
+	}
+	count := s.in(ctx, tx, addActions)
+	for a, n := range events {
+		if err := count.exec(ctx, a.at, a.action, a.outcome, n); err != nil {
 			return err
 		}
 	}
@@ -141,7 +157,14 @@ func (s *Store) AuditStatus(ctx context.Context) (api.AuditStatus, error) {
 	if st.Gaps, err = s.lost(ctx); err != nil {
 		return st, s.explain("count the lost events", err)
 	}
-	if st.Gaps > 0 {
+	var contradicted int64
+	if err := s.read.QueryRowContext(ctx, `SELECT COUNT(*) FROM fork`).Scan(&contradicted); err != nil {
+		return st, s.explain("count the contradictions", err)
+	}
+	switch {
+	case contradicted > 0:
+		st.State, st.Note = api.StateFailed, "something contradicts what was recorded: parley audit search --action audit.forked"
+	case st.Gaps > 0:
 		st.State, st.Note = api.StateFailed, "events are known to be lost: parley audit search --action audit.gap"
 	}
 	return st, nil

@@ -64,6 +64,8 @@ func (f *sqliteFile) local() bool { return true }
 // enter has nothing to ask: the lock of the file is this process's until it ends.
 func (f *sqliteFile) enter(context.Context, *sql.Tx) error { return nil }
 
+func (f *sqliteFile) patient(context.Context, *sql.Tx) error { return nil }
+
 func (f *sqliteFile) hold(ctx context.Context) error {
 	<-ctx.Done()
 	return nil

@@ -13,7 +13,7 @@ func (s *Store) prepare(ctx context.Context) error {
 		return nil
 	}
 	s.hot = map[string]*sql.Stmt{}
-	for _, query := range []string{growLog, nextPositions, insertEntries(1), addMinute} {
+	for _, query := range []string{beginLog, growLog, holdLog, nextPositions, insertEntries(1), addMinute, addActions, putTile, putCheckpoint} {
 		stmt, err := s.write.PrepareContext(ctx, query)
 		if err != nil {
 			return err

@@ -18,6 +18,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/parleymesh/parley/internal/audit/checkpoint"
 	"github.com/parleymesh/parley/internal/audit/collect"
 	"github.com/parleymesh/parley/internal/clock"
 	"github.com/parleymesh/parley/internal/control"
@@ -33,6 +34,7 @@ var (
 	_ enrol.Registry    = (*Store)(nil)
 	_ enrol.Joins       = (*Store)(nil)
 	_ collect.Sink      = (*Store)(nil)
+	_ collect.Witness   = (*Store)(nil)
 )
 
 // Config is what a Store needs: Path, URL or both, and every other field but
@@ -66,6 +68,8 @@ type Store struct {
 	hot    map[string]*sql.Stmt // compiled, by their text
 	log    string               // name of the server's own log
 	heads  heads
+	edges  edges
+	signer *checkpoint.Signer // of the own log
 }
 
 // Open opens or makes the database and brings it to this program's schema. The

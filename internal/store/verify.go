@@ -7,19 +7,22 @@ import (
 	"database/sql"
 	"fmt"
 	"slices"
+	"strings"
+	"time"
 
 	"github.com/parleymesh/parley/internal/audit"
 	"github.com/parleymesh/parley/internal/control"
-	"golang.org/x/mod/sumdb/tlog"
 )
 
-// verifyPage is how many entries are read at once.
-const verifyPage = 1000
+// verifyPage is how many entries are read at once: whole tiles.
+const verifyPage = 1024
 
 // VerifyLogs implements control.Events: of every log it checks that indexes have
 // no hole, that leaf hashes are the bodies', that what is searched by is what the
-// bodies say, that nothing is missing or changed of what the heads know, and of the
-// server's own log every node of the Merkle tree. It reads one state of the database, whatever is written meanwhile.
+// bodies say, that nothing is missing or changed of what the heads know, every tile
+// of the Merkle tree, and every checkpoint: its signature, and that its root is the
+// one that the entries have. It reads one state of the database, whatever is written
+// meanwhile.
 func (s *Store) VerifyLogs(ctx context.Context) ([]control.LogReport, error) {
 	const doing = "verify logs"
 	seals := s.seals() // before the state that they are compared with
@@ -28,28 +31,28 @@ func (s *Store) VerifyLogs(ctx context.Context) ([]control.LogReport, error) {
 		return nil, s.explain(doing, err)
 	}
 	defer tx.Rollback()
-	type log struct {
-		name string
-		size int64
-	}
-	logs, err := list(ctx, tx, func(rows *sql.Rows) (l log, err error) {
-		err = rows.Scan(&l.name, &l.size)
-		return l, err
-	},
-		`SELECT name, size FROM log UNION ALL SELECT DISTINCT log, 0 FROM entry WHERE log NOT IN (SELECT name FROM log)`)
+	logs, err := list(ctx, tx, scanLog, selectLogs+` UNION ALL SELECT DISTINCT log, 0 FROM (
+		SELECT log FROM entry UNION SELECT log FROM tile UNION SELECT log FROM checkpoint UNION SELECT log FROM log_key
+	) AS named WHERE log NOT IN (SELECT name FROM log)`)
 	if err != nil {
 		return nil, s.explain(doing, err)
 	}
 	for name := range seals {
-		if !slices.ContainsFunc(logs, func(l log) bool { return l.name == name }) {
-			logs = append(logs, log{name, 0})
+		if !slices.ContainsFunc(logs, func(l named) bool { return l.name == name }) {
+			logs = append(logs, named{name, 0})
 		}
 	}
-	slices.SortFunc(logs, func(a, b log) int { return cmp.Compare(a.name, b.name) })
+	slices.SortFunc(logs, func(a, b named) int { return cmp.Compare(a.name, b.name) })
 	var reports []control.LogReport
 	for _, l := range logs {
-		v := &verifier{tx: tx, own: l.name == s.log, seal: seals[l.name], report: control.LogReport{Log: l.name, Size: uint64(l.size)}}
-		if err := v.run(ctx); err != nil {
+		v := &verifier{tx: tx, seal: seals[l.name], tiles: tileCheck{log: l.name}, report: control.LogReport{Log: l.name, Size: uint64(l.size)}}
+		if v.signed, err = s.signedOf(ctx, tx, l.name); err == nil {
+			v.report.Contradiction, err = contradiction(ctx, tx, l.name)
+		}
+		if err == nil {
+			err = v.run(ctx)
+		}
+		if err != nil {
 			return nil, s.explain(doing+": "+l.name, err)
 		}
 		reports = append(reports, v.report)
@@ -60,9 +63,10 @@ func (s *Store) VerifyLogs(ctx context.Context) ([]control.LogReport, error) {
 // verifier goes through one log.
 type verifier struct {
 	tx     *sql.Tx
-	own    bool
 	seal   seal // what was there before
 	tree   audit.Tree
+	tiles  tileCheck
+	signed signedCheck
 	report control.LogReport
 }
 
@@ -75,88 +79,110 @@ func (v *verifier) run(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		first := v.tree.Size()
-		var nodes []audit.Hash
+		leaves := make([]audit.Hash, 0, len(rows))
 		for _, r := range rows {
-			if fault := v.entry(r, &nodes); fault != "" {
-				v.report.Fault = fault
+			leaf, fault := v.entry(r)
+			if fault != "" {
+				v.fail(v.tree.Size(), fault)
+				break
+			}
+			leaves = append(leaves, leaf)
+			// What follows knows that the entry is as it was recorded, if the tree says so.
+			if fault := cmp.Or(v.seal.check(&v.tree), v.signed.check(&v.tree)); fault != "" {
+				v.fail(v.tree.Size()-1, fault)
 				break
 			}
 		}
-		if v.own && v.report.Fault == "" {
-			if err := v.nodes(ctx, int64(first), nodes); err != nil {
-				return err
-			}
+		if err := v.tiles.add(ctx, v, leaves); err != nil {
+			return err
 		}
 		if len(rows) < verifyPage {
 			break
 		}
 	}
-	if v.report.Fault == "" && v.tree.Size() != v.report.Size {
-		v.report.Fault = fmt.Sprintf("entry %d: it is missing, the log has %d entries", v.tree.Size(), v.report.Size)
-	}
-	if v.report.Fault == "" {
-		v.report.Fault = v.seal.missing(&v.tree)
+	if err := v.end(ctx); err != nil {
+		return err
 	}
 	v.report.Root = v.tree.Root()
+	if v.report.Fault == "" {
+		return nil
+	}
+	return v.neighbours(ctx)
+}
+
+// end checks what is to be at the end of a log, and behind it.
+func (v *verifier) end(ctx context.Context) error {
+	if v.report.Fault == "" && v.tree.Size() != v.report.Size {
+		v.fail(v.tree.Size(), fmt.Sprintf("it is missing, the log has %d entries", v.report.Size))
+	}
+	if fault := v.seal.missing(&v.tree); v.report.Fault == "" && fault != "" {
+		v.fail(v.tree.Size(), fault)
+	}
+	if v.report.Fault == "" {
+		if err := v.tiles.end(ctx, v); err != nil {
+			return err
+		}
+	}
+	if v.report.Fault == "" {
+		if fault := v.signed.missing(&v.tree); fault != "" {
+			v.fail(v.tree.Size(), fault)
+		}
+	}
 	return nil
 }
 
-// entry checks one entry, and returns what is wrong with it.
-func (v *verifier) entry(r row, nodes *[]audit.Hash) string {
+// fail says what is wrong, at which entry, unless something was before.
+func (v *verifier) fail(at uint64, fault string) {
+	if v.report.Fault == "" {
+		v.report.At, v.report.Fault = at, fmt.Sprintf("entry %d: %s", at, fault)
+	}
+}
+
+// neighbours finds out when it was: the times of the nearest events before and after
+// the fault, by what they are found by, which may have been changed too.
+func (v *verifier) neighbours(ctx context.Context) error {
+	for _, n := range []struct {
+		query string
+		to    *time.Time
+	}{
+		{`SELECT COALESCE(MAX(time), 0) FROM (SELECT time FROM entry WHERE log = $1 AND idx < $2 ORDER BY idx DESC LIMIT 1) AS one`, &v.report.After},
+		{`SELECT COALESCE(MAX(time), 0) FROM (SELECT time FROM entry WHERE log = $1 AND idx > $2 ORDER BY idx LIMIT 1) AS one`, &v.report.Before},
+	} {
+		var at int64
+		if err := v.tx.QueryRowContext(ctx, n.query, v.report.Log, int64(v.report.At)).Scan(&at); err != nil {
+			return err
+		}
+		*n.to = fromMicro(at)
+	}
+	return nil
+}
+
+// entry checks one entry, and returns its leaf hash, or what is wrong with it.
+func (v *verifier) entry(r row) (leaf audit.Hash, fault string) {
 	next := v.tree.Size()
 	switch {
 	case r.index != int64(next):
-		return fmt.Sprintf("entry %d: it is missing, entry %d follows", next, r.index)
+		return leaf, fmt.Sprintf("it is missing, entry %d follows", r.index)
 	case next >= v.report.Size:
-		return fmt.Sprintf("entry %d: it is behind the end, the log has %d entries", next, v.report.Size)
+		return leaf, fmt.Sprintf("it is behind the end, the log has %d entries", v.report.Size)
 	}
-	leaf := audit.LeafHash(r.body)
+	leaf = audit.LeafHash(r.body)
 	if !bytes.Equal(leaf[:], r.leaf) {
-		return fmt.Sprintf("entry %d: its leaf hash is not that of its body", next)
+		return leaf, "its leaf hash is not that of its body"
 	}
 	e, err := audit.Decode(r.body)
 	if err != nil {
-		return fmt.Sprintf("entry %d: %v", next, err)
+		return leaf, err.Error()
 	}
-	if r.found != columnsOf(e).found {
-		return fmt.Sprintf("entry %d: what it is found by is not what its body says", next)
+	if c := columnsOf(e).found; r.found != c {
+		return leaf, "what it is found by is not what its body says: " + strings.Join(r.differ(c), ", ")
 	}
-	*nodes = v.tree.AppendNodes(*nodes, leaf)
+	v.tree.Append(leaf)
 	if next == 0 {
 		v.report.First = e.Time
 	}
 	v.report.Last = e.Time
-	return v.seal.check(&v.tree)
-}
-
-// nodes compares the stored nodes of the entries from first on with want.
-func (v *verifier) nodes(ctx context.Context, first int64, want []audit.Hash) error {
-	type node struct {
-		idx  int64
-		hash []byte
-	}
-	idx := tlog.StoredHashIndex(0, first)
-	// One more than there should be, so that a surplus shows.
-	stored, err := list(ctx, v.tx, func(rows *sql.Rows) (n node, err error) {
-		err = rows.Scan(&n.idx, &n.hash)
-		return n, err
-	},
-		`SELECT idx, hash FROM node WHERE log = $1 AND idx >= $2 ORDER BY idx LIMIT $3`, v.report.Log, idx, len(want)+1)
-	if err != nil {
-		return err
-	}
-	for i, w := range want {
-		if i >= len(stored) || stored[i].idx != idx+int64(i) || !bytes.Equal(stored[i].hash, w[:]) {
-			level, n := tlog.SplitStoredHashIndex(idx + int64(i))
-			v.report.Fault = fmt.Sprintf("entry %d: the stored tree has another hash at level %d, node %d", (n+1)<<level-1, level, n)
-			return nil
-		}
-	}
-	if len(stored) > len(want) && v.tree.Size() == v.report.Size {
-		v.report.Fault = fmt.Sprintf("entry %d: the stored tree goes on behind the end", v.tree.Size())
-	}
-	return nil
+	return leaf, ""
 }
 
 // A row is an entry as it is stored.
@@ -169,4 +195,26 @@ type row struct {
 func scanRow(rows *sql.Rows) (r row, err error) {
 	err = rows.Scan(&r.index, &r.leaf, &r.body, &r.eventID, &r.time, &r.action, &r.outcome, &r.caller, &r.callee, &r.traceID, &r.requestID)
 	return r, err
+}
+
+// differ names the columns that are not as in o.
+func (f found) differ(o found) (names []string) {
+	for _, c := range []struct {
+		name string
+		same bool
+	}{
+		{"id", f.eventID == o.eventID},
+		{"time", f.time == o.time},
+		{"action", f.action == o.action},
+		{"outcome", f.outcome == o.outcome},
+		{"caller", f.caller == o.caller},
+		{"callee", f.callee == o.callee},
+		{"trace", f.traceID == o.traceID},
+		{"request", f.requestID == o.requestID},
+	} {
+		if !c.same {
+			names = append(names, c.name)
+		}
+	}
+	return names
 }

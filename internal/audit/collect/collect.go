@@ -18,9 +18,10 @@ import (
 
 // Errors by which a Sink refuses a batch. None of it is then kept.
 var (
-	ErrHole = errors.New("the log has a hole")                                 // entries before these are not there
-	ErrLeaf = errors.New("the leaf hash is not the body's")                    // or the body is no event
-	ErrFork = errors.New("the log holds another entry at this index")          // two logs of one name
+	ErrHole = errors.New("the log has a hole")                        // entries before these are not there
+	ErrLeaf = errors.New("the leaf hash is not the body's")           // or the body is no event
+	ErrFork = errors.New("the log holds another entry at this index") // two logs of one name
+	ErrKey  = errors.New("the log was signed by another key, or came from another host, before")
 	ErrName = errors.New("the entry is of another log than the one it is for") // or the name is malformed
 )
 
@@ -41,6 +42,26 @@ type Sink interface {
 	// Collect keeps entries durably, all or none. It is idempotent by (log,
 	// index), and refuses a hole and a leaf hash that is not the body's.
 	Collect(ctx context.Context, log string, entries []audit.Entry) error
+}
+
+// A Statement is what the writer of a log says of it.
+type Statement struct {
+	// Host is whose agent says it, as whoever asks has made sure.
+	Host string
+	// Key is the public key of the log and Note its newest signed checkpoint, both as
+	// audit/checkpoint writes them.
+	Key  string
+	Note []byte
+}
+
+// A Witness holds what is said of a log against the entries that it keeps; store is
+// one, being the Sink too.
+type Witness interface {
+	// Witness keeps the newest checkpoint of log, with a cosignature: this is the
+	// receipt for so many entries. There is none as long as there are fewer entries
+	// than the checkpoint says. It refuses another root than the entries have
+	// (ErrFork), and another key or host than the first that came (ErrKey).
+	Witness(ctx context.Context, log string, s Statement) (receipt []byte, err error)
 }
 
 const (

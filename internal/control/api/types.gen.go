@@ -527,6 +527,15 @@ type ListenerStatus struct {
 
 // LogReport defines model for LogReport.
 type LogReport struct {
+	// After When the last event before what is wrong was.
+	After time.Time `json:"after,omitempty,omitzero"`
+
+	// Before When the first event behind what is wrong was.
+	Before time.Time `json:"before,omitempty,omitzero"`
+
+	// Contradiction What somebody brought that contradicts the log.
+	Contradiction string `json:"contradiction,omitempty,omitzero"`
+
 	// Fault What is wrong and where; none if the log verifies.
 	Fault string    `json:"fault,omitempty,omitzero"`
 	First time.Time `json:"first,omitempty,omitzero"`

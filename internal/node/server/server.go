@@ -97,6 +97,9 @@ func (s *Server) open(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := s.openLogKey(ctx, master); err != nil {
+		return err
+	}
 	if err := s.openHeads(master, !last.IsZero()); err != nil {
 		return err
 	}

@@ -304,9 +304,12 @@ func testVerifyFinds(t *testing.T, db Database) {
 		"surplus":      {`UPDATE log SET size = 8 WHERE name = 'agent'`, false, "entry 8: it is behind the end"},
 		"log gone":     {`DELETE FROM log WHERE name = 'agent'`, false, "entry 0: it is behind the end"},
 		"own body":     {`UPDATE entry SET body = (SELECT body FROM entry WHERE log = 'agent' AND idx = 3) WHERE log = $1 AND idx = 2`, true, "entry 2: its leaf hash"},
-		"own node":     {`UPDATE node SET hash = (SELECT hash FROM node WHERE log = $1 AND idx = 0) WHERE log = $1 AND idx = 5`, true, "entry 3: the stored tree has another hash at level 1, node 1"},
-		"node gone":    {`DELETE FROM node WHERE log = $1 AND idx = 6`, true, "entry 3: the stored tree"},
-		"node surplus": {`INSERT INTO node (log, idx, hash) VALUES ($1, 999, 'x')`, true, "entry 5: the stored tree goes on"},
+		"tile":         {`UPDATE tile SET hashes = (SELECT hashes FROM tile WHERE log = $1 AND level = 0) WHERE log = 'agent' AND level = 0 AND n = 2`, false, "entry 512: the stored tree has another hash at level 0, tile 2, hash 0"},
+		"upper tile":   {`UPDATE tile SET hashes = (SELECT leaf FROM entry WHERE log = 'agent' AND idx = 1050) WHERE log = 'agent' AND level = 1`, false, "entry 0: the stored tree has another hash at level 1, tile 0, hash 0"},
+		"tile cut":     {`UPDATE tile SET hashes = (SELECT leaf FROM entry WHERE log = $1 AND idx = 0) WHERE log = $1`, true, "entry 1: the stored tree has another hash at level 0, tile 0, hash 1"},
+		"tile gone":    {`DELETE FROM tile WHERE log = 'agent' AND level = 0 AND n = 1`, false, "entry 256: the stored tree lacks tile 1 of level 0"},
+		"tile surplus": {`INSERT INTO tile (log, level, n, hashes) SELECT log, 3, 0, hashes FROM tile WHERE log = $1`, true, "entry 5: the stored tree goes on"},
+		"tile of none": {`INSERT INTO tile (log, level, n, hashes) VALUES ('agent', 0, 5, (SELECT leaf FROM entry WHERE log = 'agent' AND idx = 1)) `, false, "entry 10: the stored tree goes on"},
 		"own end gone": {`DELETE FROM entry WHERE log = $1 AND idx = 4`, true, "entry 4: it is missing"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -314,7 +317,7 @@ func testVerifyFinds(t *testing.T, db Database) {
 			p := db(t)
 			s := Open(t, p, clock.System{})
 			n := 10
-			if strings.Contains(tt.statement, "idx = 10") { // behind the first page
+			if strings.Contains(tt.statement, "idx = 10") || strings.Contains(tt.statement, " n = ") { // behind the first page, or tile
 				n = 1100
 			}
 			if err := s.Collect(t.Context(), "agent", Entries(t, "agent", 0, n)); err != nil {

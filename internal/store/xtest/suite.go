@@ -6,7 +6,11 @@ package xtest
 
 import (
 	"context"
+	"crypto/ed25519"
+	"crypto/sha256"
 	"database/sql"
+	"encoding/base64"
+	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -14,6 +18,7 @@ import (
 	"time"
 
 	"github.com/parleymesh/parley/internal/audit"
+	"github.com/parleymesh/parley/internal/audit/checkpoint"
 	"github.com/parleymesh/parley/internal/clock"
 	"github.com/parleymesh/parley/internal/fault"
 	"github.com/parleymesh/parley/internal/store"
@@ -70,7 +75,27 @@ func (p Place) Open(ctx context.Context, clk clock.Clock) (*store.Store, error) 
 }
 
 func (p Place) open(ctx context.Context, clk clock.Clock, existing bool) (*store.Store, error) {
-	return store.Open(ctx, store.Config{Existing: existing, Path: p.Path, URL: p.URL, Host: "host1", Clock: clk, Logger: slog.New(slog.DiscardHandler)})
+	s, err := store.Open(ctx, store.Config{Existing: existing, Path: p.Path, URL: p.URL, Host: "host1", Clock: clk, Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		return nil, err
+	}
+	if err := s.UseKey(ctx, Key(s.LogName())); err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	return s, nil
+}
+
+// Key is the key of a log of shop.example: always the same one, in every process.
+func Key(log string) *checkpoint.Signer {
+	origin := checkpoint.Origin("shop.example", log)
+	seed := sha256.Sum256([]byte(origin))
+	public := ed25519.NewKeyFromSeed(seed[:]).Public().(ed25519.PublicKey)
+	id := sha256.Sum256(append([]byte(origin+"\n\x01"), public...))
+	k, err := checkpoint.ParseSigner(fmt.Appendf(nil, "PRIVATE+KEY+%s+%x+%s", origin, id[:4], base64.StdEncoding.EncodeToString(append([]byte{1}, seed[:]...))))
+	if err != nil {
+		panic(err)
+	}
+	return k
 }
 
 // Exec runs a statement behind the store's back: what a person with the database
