@@ -161,6 +161,30 @@ func (f *fleet) double(t *testing.T, ports map[string]string) *double {
 	return d
 }
 
+// placed waits until callers are told where these services are: what a host reports
+// takes a moment to get round.
+func (f *fleet) placed(t *testing.T, ports map[string]string) {
+	t.Helper()
+	for began := time.Now(); ; time.Sleep(20 * time.Millisecond) {
+		known := 0
+		st, err := f.api.Status(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, s := range st.Services {
+			if _, ok := ports[s.Name]; ok && slices.ContainsFunc(s.Endpoints, func(e api.EndpointStatus) bool { return e.State == api.StateOK }) {
+				known++
+			}
+		}
+		if known == len(ports) {
+			return
+		}
+		if time.Since(began) > 10*time.Second {
+			t.Fatalf("not known where they are: %+v", st.Services)
+		}
+	}
+}
+
 // follow says that everything is in force, and lets the twins know of bans.
 func (d *double) follow(ctx context.Context, ports map[string]string) {
 	for seen := uint64(0); ; {
@@ -253,6 +277,7 @@ func TestVerifyFindsEachMisconfiguration(t *testing.T) {
 	}
 	ports := map[string]string{"site": port("  site:"), "lines": port("  lines:")}
 	d := f.double(t, ports)
+	f.placed(t, ports)
 	_, rest, _ := strings.Cut(f.text, `app: "127.0.0.1:`)
 	app, _, _ := strings.Cut(rest, `"`)
 	for _, tt := range []struct {
