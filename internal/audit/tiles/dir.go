@@ -39,22 +39,22 @@ func AppendEntry(bundle, entry []byte) ([]byte, error) {
 }
 
 // ParseBundle is the width entries of a bundle, as parts of data. Anything too
-// little or too much is ErrBundle.
+// little or too much is ErrBundle; the entries before that come along.
 func ParseBundle(data []byte, width int) ([][]byte, error) {
 	entries := make([][]byte, 0, max(0, min(width, Width)))
 	rest := data
 	for i := range width {
 		if len(rest) < 2 {
-			return nil, fmt.Errorf("%w: it ends at byte %d, after %d entries of %d", ErrBundle, len(data), i, width)
+			return entries, fmt.Errorf("%w: it ends at byte %d, after %d entries of %d", ErrBundle, len(data), i, width)
 		}
 		n := int(binary.BigEndian.Uint16(rest))
 		if rest = rest[2:]; len(rest) < n {
-			return nil, fmt.Errorf("%w: entry %d of it, of %d bytes, begins at byte %d, and it has %d", ErrBundle, i, n, len(data)-len(rest), len(data))
+			return entries, fmt.Errorf("%w: entry %d of it, of %d bytes, begins at byte %d, and it has %d", ErrBundle, i, n, len(data)-len(rest), len(data))
 		}
 		entries, rest = append(entries, rest[:n:n]), rest[n:]
 	}
 	if len(rest) > 0 {
-		return nil, fmt.Errorf("%w: %d bytes follow the last one", ErrBundle, len(rest))
+		return entries, fmt.Errorf("%w: %d bytes follow the last one", ErrBundle, len(rest))
 	}
 	return entries, nil
 }
@@ -115,7 +115,7 @@ func (d *Dir) Tile(id ID) ([]byte, error) {
 
 // Bundle is the first width entries of those whose hashes tile n of level 0 has,
 // from the full bundle where the partial one is gone. An entry whose body was
-// pruned is empty.
+// pruned is empty. With ErrBundle come the entries that could be read.
 func (d *Dir) Bundle(n uint64, width int) ([][]byte, error) {
 	path, has := BundlePath(n, width), width
 	data, whole, err := d.either(path, BundlePath(n, Width), maxBundle)
@@ -127,9 +127,9 @@ func (d *Dir) Bundle(n uint64, width int) ([][]byte, error) {
 	}
 	entries, err := ParseBundle(data, has)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
+		err = fmt.Errorf("%s: %w", path, err)
 	}
-	return entries[:width], nil
+	return entries[:min(len(entries), width)], err
 }
 
 // either reads the one file, or where it is not there the other.
