@@ -80,19 +80,22 @@ func (d *Dir) Checkpoint() ([]byte, error) {
 	return readFile(d.root, checkpointPath, checkpoint.MaxNote)
 }
 
-// Load is a Loader.
-func (d *Dir) Load(ctx context.Context, ids []ID) ([][]byte, error) {
-	data := make([][]byte, len(ids))
-	for i, id := range ids {
-		if err := ctx.Err(); err != nil {
-			return nil, err
+// Loader is the Loader of an export of size entries, for trees of that size and all
+// smaller ones.
+func (d *Dir) Loader(size uint64) Loader {
+	return func(ctx context.Context, ids []ID) ([][]byte, error) {
+		data := make([][]byte, len(ids))
+		for i, id := range ids {
+			if err := ctx.Err(); err != nil {
+				return nil, err
+			}
+			var err error
+			if data[i], err = d.Tile(At(size, id.Level, id.N)); err != nil {
+				return nil, err
+			}
 		}
-		var err error
-		if data[i], err = d.Tile(id); err != nil {
-			return nil, err
-		}
+		return data, nil
 	}
-	return data, nil
 }
 
 // Tile is the hashes of a tile, exactly as many as its width says. Where a partial

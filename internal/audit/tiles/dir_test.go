@@ -103,8 +103,11 @@ func TestExport(t *testing.T) {
 		if err != nil || n.Size != size || n.Root != root {
 			t.Fatalf("size %d: the checkpoint is %v, %v", size, n, err)
 		}
-		if got, err := tiles.Root(t.Context(), d.Load, size); err != nil || got != root {
+		if got, err := tiles.Root(t.Context(), d.Loader(size), size); err != nil || got != root {
 			t.Fatalf("size %d: the root of its tiles is %x, %v", size, got, err)
+		}
+		if got, err := tiles.Root(t.Context(), d.Loader(size), size/2); err != nil || got != export(t, t.TempDir(), key, size/2) {
+			t.Fatalf("size %d: half of it has the root %x, %v", size, got, err)
 		}
 		wanted := map[string]bool{"checkpoint": true}
 		for level := 0; level < 3; level++ {
@@ -178,7 +181,7 @@ func TestAnInterruptedExport(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if root, err := tiles.Root(t.Context(), d.Load, before); err != nil || root != export(t, t.TempDir(), key, before) {
+			if root, err := tiles.Root(t.Context(), d.Loader(before), before); err != nil || root != export(t, t.TempDir(), key, before) {
 				t.Errorf("what its checkpoint speaks of is %x, %v", root, err)
 			}
 			d.Close()
@@ -189,7 +192,7 @@ func TestAnInterruptedExport(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer d.Close()
-		if root, err := tiles.Root(t.Context(), d.Load, 700); err != nil || root != export(t, t.TempDir(), key, 700) {
+		if root, err := tiles.Root(t.Context(), d.Loader(700), 700); err != nil || root != export(t, t.TempDir(), key, 700) {
 			t.Errorf("continued: root %x, %v", root, err)
 		}
 	}

@@ -32,12 +32,7 @@ func LoadEdge(ctx context.Context, load Loader, size uint64) (*Edge, error) {
 	if err := checkSize(size); err != nil {
 		return nil, err
 	}
-	var ids []ID
-	for level := 0; size>>(height*level) > 0; level++ {
-		if id := At(size, level, size>>(height*(level+1))); id.Width > 0 {
-			ids = append(ids, id)
-		}
-	}
+	ids := Open(size)
 	data, err := load.load(ctx, ids)
 	if err != nil {
 		return nil, err
@@ -52,7 +47,7 @@ func LoadEdge(ctx context.Context, load Loader, size uint64) (*Edge, error) {
 		e.open[id.Level] = hashes
 		for rest := id.Width; rest > 0; {
 			span := 1 << (bits.Len(uint(rest)) - 1)
-			roots = append(roots, subtreeHash(hashes[:span*hashSize]))
+			roots = append(roots, SubtreeHash(hashes[:span*hashSize]))
 			hashes, rest = hashes[span*hashSize:], rest-span
 		}
 	}

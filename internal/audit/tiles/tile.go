@@ -135,18 +135,31 @@ func (r hashReader) ReadHashes(indexes []int64) ([]tlog.Hash, error) {
 	}
 	hashes := make([]tlog.Hash, len(indexes))
 	for i, t := range trees {
-		hashes[i] = tlog.Hash(subtreeHash(data[t.tile][t.first*hashSize : (t.first+t.span)*hashSize]))
+		hashes[i] = tlog.Hash(SubtreeHash(data[t.tile][t.first*hashSize : (t.first+t.span)*hashSize]))
 	}
 	return hashes, nil
 }
 
-// subtreeHash is the root of the complete tree over hashes, a power of two of them.
-func subtreeHash(hashes []byte) audit.Hash {
+// Open is the tiles of a tree that are not full, one a level at most and from the
+// entries up: what LoadEdge asks for.
+func Open(size uint64) []ID {
+	var ids []ID
+	for level := 0; size>>(height*level) > 0; level++ {
+		if id := At(size, level, size>>(height*(level+1))); id.Width > 0 {
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}
+
+// SubtreeHash is the root of the complete tree over hashes, of 32 bytes each and a
+// power of two of them: of a full tile the hash that the tile above has.
+func SubtreeHash(hashes []byte) audit.Hash {
 	if len(hashes) == hashSize {
 		return audit.Hash(hashes)
 	}
 	half := len(hashes) / 2
-	return nodeHash(subtreeHash(hashes[:half]), subtreeHash(hashes[half:]))
+	return nodeHash(SubtreeHash(hashes[:half]), SubtreeHash(hashes[half:]))
 }
 
 func nodeHash(left, right audit.Hash) audit.Hash {

@@ -221,7 +221,7 @@ func TestRandomBatches(t *testing.T) {
 	rng := rand.New(rand.NewPCG(3, 4))
 	want := &memory{tiles: map[place][]byte{}}
 	all := grow(t, want, nil, size, size)
-	for range 3 {
+	for range 2 {
 		got := &memory{tiles: map[place][]byte{}}
 		var edge *tiles.Edge
 		for edge.Size() < size {

@@ -79,16 +79,14 @@ func (w *Writer) resume() error {
 	if c.Origin != w.origin {
 		return fmt.Errorf("%w: it is of %s, not of %s", ErrForeign, c.Origin, w.origin)
 	}
-	if w.edge, err = LoadEdge(context.Background(), d.Load, c.Size); err != nil {
+	if w.edge, err = LoadEdge(context.Background(), d.Loader(c.Size), c.Size); err != nil {
 		return fmt.Errorf("%w: %w", ErrDamaged, err)
 	}
 	if w.edge.Root() != c.Root {
 		return fmt.Errorf("%w: the root of its tiles is not the one of its checkpoint", ErrDamaged)
 	}
-	for level := 0; c.Size>>(height*level) > 0; level++ {
-		if id := At(c.Size, level, c.Size>>(height*(level+1))); id.Width > 0 {
-			w.stale = append(w.stale, id.Path())
-		}
+	for _, id := range Open(c.Size) {
+		w.stale = append(w.stale, id.Path())
 	}
 	width := int(c.Size % Width)
 	if width == 0 {
@@ -174,13 +172,10 @@ func (w *Writer) Finish(signed []byte) error {
 		return fmt.Errorf("%w: of %d entries it has another root", ErrDiffers, c.Size)
 	}
 	kept := map[string]bool{}
-	for level, hashes := range edge.open {
-		if len(hashes) > 0 {
-			path := At(c.Size, level, c.Size>>(height*(level+1))).Path()
-			kept[path] = true
-			if err := w.write(path, hashes); err != nil {
-				return err
-			}
+	for _, id := range Open(c.Size) {
+		kept[id.Path()] = true
+		if err := w.write(id.Path(), edge.open[id.Level]); err != nil {
+			return err
 		}
 	}
 	if width := int(c.Size % Width); width > 0 {
