@@ -118,6 +118,12 @@ type Events interface {
 	VerifyLogs(ctx context.Context) ([]LogReport, error)
 }
 
+// Signed is a checkpoint of a log: the signed note, and when it was kept.
+type Signed struct {
+	Note []byte
+	Time time.Time
+}
+
 // A LogReport is what verifying one log found.
 type LogReport struct {
 	Log   string

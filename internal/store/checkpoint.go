@@ -12,6 +12,7 @@ import (
 	"github.com/parleymesh/parley/internal/audit/checkpoint"
 	"github.com/parleymesh/parley/internal/audit/collect"
 	"github.com/parleymesh/parley/internal/audit/tiles"
+	"github.com/parleymesh/parley/internal/control"
 )
 
 var errUnsigned = errors.New("the server's log has no key")
@@ -83,6 +84,16 @@ const selectCheckpoint = `SELECT size, root, note, hour, time FROM checkpoint WH
 func scanCheckpoint(rows *sql.Rows) (c storedCheckpoint, err error) {
 	err = rows.Scan(&c.size, &c.root, &c.note, &c.hour, &c.time)
 	return c, err
+}
+
+// Checkpoints are the signed checkpoints of a log that were kept, by size.
+func (s *Store) Checkpoints(ctx context.Context, log string) ([]control.Signed, error) {
+	all, err := list(ctx, s.read, scanCheckpoint, selectCheckpoint, log)
+	signed := make([]control.Signed, len(all))
+	for i, c := range all {
+		signed[i] = control.Signed{Note: c.note, Time: fromMicro(c.time)}
+	}
+	return signed, s.explain("read the checkpoints of "+log, err)
 }
 
 func newestCheckpoint(ctx context.Context, db querier, log string) (c storedCheckpoint, err error) {

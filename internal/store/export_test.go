@@ -3,8 +3,12 @@ package store
 import (
 	"context"
 	"database/sql"
+	"fmt"
 	"strings"
 	"testing"
+
+	"github.com/parleymesh/parley/internal/audit"
+	"github.com/parleymesh/parley/internal/audit/tiles"
 )
 
 // Exec runs a statement behind the store's back: what a person with the file and
@@ -14,6 +18,32 @@ func (s *Store) Exec(t testing.TB, statement string, args ...any) {
 	if _, err := s.write.ExecContext(context.Background(), statement, args...); err != nil {
 		t.Fatalf("%s: %v", statement, err)
 	}
+}
+
+// RootAt is the root that the stored tree of a log had at that size.
+func (s *Store) RootAt(ctx context.Context, log string, size uint64) (audit.Hash, error) {
+	return tiles.Root(ctx, s.loader(s.read, log), size)
+}
+
+// Rows are the rows of a query, as text.
+func (s *Store) Rows(t testing.TB, query string) string {
+	t.Helper()
+	all, err := list(t.Context(), s.read, func(rows *sql.Rows) (string, error) {
+		names, err := rows.Columns()
+		if err != nil {
+			return "", err
+		}
+		values, into := make([]any, len(names)), make([]any, len(names))
+		for i := range values {
+			into[i] = &values[i]
+		}
+		err = rows.Scan(into...)
+		return fmt.Sprintln(values...), err
+	}, query)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.Join(all, "")
 }
 
 // Plan is how the database would answer a query.

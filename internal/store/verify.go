@@ -67,33 +67,21 @@ type verifier struct {
 	tree   audit.Tree
 	tiles  tileCheck
 	signed signedCheck
-	report control.LogReport
+	// position is that of the entry before.
+	position int64
+	report   control.LogReport
 }
 
 // run fills the report. Its error says that the log could not be read; what does
 // not verify is report.Fault, the first of it.
 func (v *verifier) run(ctx context.Context) error {
 	for v.report.Fault == "" {
-		rows, err := list(ctx, v.tx, scanRow, `SELECT idx, leaf, body, event_id, time, action, outcome, caller, callee, trace_id, request_id
+		rows, err := list(ctx, v.tx, scanRow, `SELECT idx, position, leaf, body, event_id, time, action, outcome, caller, callee, trace_id, request_id
 			FROM entry WHERE log = $1 AND idx >= $2 ORDER BY idx LIMIT $3`, v.report.Log, int64(v.tree.Size()), verifyPage)
 		if err != nil {
 			return err
 		}
-		leaves := make([]audit.Hash, 0, len(rows))
-		for _, r := range rows {
-			leaf, fault := v.entry(r)
-			if fault != "" {
-				v.fail(v.tree.Size(), fault)
-				break
-			}
-			leaves = append(leaves, leaf)
-			// What follows knows that the entry is as it was recorded, if the tree says so.
-			if fault := cmp.Or(v.seal.check(&v.tree), v.signed.check(&v.tree)); fault != "" {
-				v.fail(v.tree.Size()-1, fault)
-				break
-			}
-		}
-		if err := v.tiles.add(ctx, v, leaves); err != nil {
+		if err := v.page(ctx, rows); err != nil {
 			return err
 		}
 		if len(rows) < verifyPage {
@@ -108,6 +96,32 @@ func (v *verifier) run(ctx context.Context) error {
 		return nil
 	}
 	return v.neighbours(ctx)
+}
+
+// page checks the entries that come next, and then the tree that they make: it tells
+// the place, where a root that is another one only tells that there is a fault.
+func (v *verifier) page(ctx context.Context, rows []row) error {
+	leaves := make([]audit.Hash, 0, len(rows))
+	root, at := "", uint64(0) // what is wrong with the root, up to which entry
+	for _, r := range rows {
+		leaf, fault := v.entry(r)
+		if fault != "" {
+			v.fail(v.tree.Size(), fault)
+			break
+		}
+		leaves = append(leaves, leaf)
+		if root == "" {
+			root, at = cmp.Or(v.seal.check(&v.tree), v.signed.check(&v.tree)), v.tree.Size()-1
+		}
+	}
+	if err := v.tiles.add(ctx, v, leaves); err != nil || root == "" {
+		return err
+	}
+	if err := v.tiles.compareOpen(ctx, v); err != nil {
+		return err
+	}
+	v.fail(at, root)
+	return nil
 }
 
 // end checks what is to be at the end of a log, and behind it.
@@ -166,6 +180,10 @@ func (v *verifier) entry(r row) (leaf audit.Hash, fault string) {
 	case next >= v.report.Size:
 		return leaf, fmt.Sprintf("it is behind the end, the log has %d entries", v.report.Size)
 	}
+	if r.position <= v.position {
+		return leaf, fmt.Sprintf("it is said to have arrived before entry %d", next-1)
+	}
+	v.position = r.position
 	leaf = audit.LeafHash(r.body)
 	if !bytes.Equal(leaf[:], r.leaf) {
 		return leaf, "its leaf hash is not that of its body"
@@ -188,12 +206,13 @@ func (v *verifier) entry(r row) (leaf audit.Hash, fault string) {
 // A row is an entry as it is stored.
 type row struct {
 	index      int64
+	position   int64
 	leaf, body []byte
 	found
 }
 
 func scanRow(rows *sql.Rows) (r row, err error) {
-	err = rows.Scan(&r.index, &r.leaf, &r.body, &r.eventID, &r.time, &r.action, &r.outcome, &r.caller, &r.callee, &r.traceID, &r.requestID)
+	err = rows.Scan(&r.index, &r.position, &r.leaf, &r.body, &r.eventID, &r.time, &r.action, &r.outcome, &r.caller, &r.callee, &r.traceID, &r.requestID)
 	return r, err
 }
 

@@ -6,6 +6,8 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/parleymesh/parley/internal/audit"
@@ -47,10 +49,8 @@ func (t *tileCheck) add(ctx context.Context, v *verifier, leaves []audit.Hash) e
 
 // end takes the end of the log: what is not full, and that there are no others.
 func (t *tileCheck) end(ctx context.Context, v *verifier) error {
-	for _, tile := range t.open {
-		if err := t.compare(ctx, v, tile); err != nil {
-			return err
-		}
+	if err := t.compareOpen(ctx, v); err != nil {
+		return err
 	}
 	var stored int64
 	if err := v.tx.QueryRowContext(ctx, `SELECT COUNT(*) FROM tile WHERE log = $1`, t.log).Scan(&stored); err != nil {
@@ -58,6 +58,16 @@ func (t *tileCheck) end(ctx context.Context, v *verifier) error {
 	}
 	if stored > t.count+int64(len(t.open)) {
 		v.fail(v.tree.Size(), "the stored tree goes on behind the end")
+	}
+	return nil
+}
+
+// compareOpen compares the tiles that are not full, the entries' first.
+func (t *tileCheck) compareOpen(ctx context.Context, v *verifier) error {
+	for _, level := range slices.Sorted(maps.Keys(t.open)) {
+		if err := t.compare(ctx, v, t.open[level]); err != nil {
+			return err
+		}
 	}
 	return nil
 }
