@@ -65,6 +65,8 @@ const (
 	PlaintextEnded    Action = "plaintext.ended" // the date came until which a listener let callers in without TLS
 	Gap               Action = "audit.gap"       // events that were lost, numbered
 	Forked            Action = "audit.forked"    // something was brought that contradicts a log
+	Degraded          Action = "audit.degraded"  // something happened to the files of an agent's log
+	Recovered         Action = "audit.recovered" // and is mended
 	Finding           Action = "finding"         // something an operator should look at
 )
 
@@ -74,7 +76,7 @@ func Actions() []Action {
 		Call, HandshakeRefused, ConnectionRefused, ProcessRefused, WorkloadRefused, WorkloadServed, SVIDIssued, JWTIssued,
 		IssueRefused, CACreated, ConfigApplied, ConfigRolledBack, KeyCreated, KeyRevoked, JoinCreated, HostJoined,
 		JoinRefused, AgentConnected, AgentLost, AgentRefused, IdentityBanned, IdentityUnbanned, MeshVerified, AdminRefused,
-		ServerStarted, AgentStarted, ListenerFailed, PlaintextEnded, Gap, Forked, Finding,
+		ServerStarted, AgentStarted, ListenerFailed, PlaintextEnded, Gap, Degraded, Recovered, Forked, Finding,
 	}
 }
 

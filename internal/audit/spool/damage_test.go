@@ -354,12 +354,18 @@ func TestForeignFilesAreRefused(t *testing.T) {
 			if err != nil {
 				return err
 			}
-			data[8] = 2
+			data[8] = 3
 			binary.NativeEndian.PutUint32(data[spool.OffSum:], crc(data[:spool.OffSum]))
 			return os.WriteFile(files[1], data, 0o600)
 		},
-		"odd name": func(_ *testing.T, dir string, _ []string) error {
-			return os.WriteFile(filepath.Join(dir, "7.seg"), nil, 0o600)
+		"former format": func(_ *testing.T, _ string, files []string) error {
+			data, err := os.ReadFile(files[1])
+			if err != nil {
+				return err
+			}
+			data[8] = 1
+			binary.NativeEndian.PutUint32(data[spool.OffSum:], crc(data[:spool.OffSum]))
+			return os.WriteFile(files[1], data, 0o600)
 		},
 		"beyond repair": func(_ *testing.T, dir string, files []string) error {
 			return os.Rename(files[1], filepath.Join(dir, "00000000900000000000.seg"))

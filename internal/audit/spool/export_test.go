@@ -4,8 +4,16 @@ import "os"
 
 // OpenAllocating is Open with another way to reserve the space of a segment.
 func OpenAllocating(cfg Config, allocate func(*os.File, int64) error) (*Spool, error) {
-	return open(cfg, allocate)
+	return open(cfg, disk{allocate, system().sync})
 }
+
+// OpenSyncing is Open with another way to sync.
+func OpenSyncing(cfg Config, sync func([]byte) error) (*Spool, error) {
+	return open(cfg, disk{allocate, sync})
+}
+
+// Sync is the real way.
+func Sync(data []byte) error { return system().sync(data) }
 
 // Allocate is the real way.
 func Allocate(f *os.File, size int64) error { return allocate(f, size) }

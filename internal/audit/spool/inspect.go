@@ -63,6 +63,9 @@ type contents struct {
 	sealed  bool // every record is marked as sealed
 	owed    uint32
 	boot    [16]byte
+	edge    []audit.Hash // of the tree at the first record, if edged
+	edged   bool
+	stands  []*stand // the whole checkpoints, older first
 }
 
 // unended is the end of a segment that may still grow: no index reaches it.
@@ -98,6 +101,9 @@ func inspect(data []byte, first, end uint64) *contents {
 	}
 	if end == unended {
 		end = max(next, first+uint64(marked))
+		for _, st := range c.stands {
+			end = max(end, st.size) // what was signed was there
+		}
 	}
 	if next < end {
 		c.lose(next, end, "is missing")
@@ -126,6 +132,8 @@ func (c *contents) readHeader(data []byte, first uint64) uint32 {
 	}
 	c.owed = owed
 	copy(c.boot[:], data[offBoot:])
+	c.edge, c.edged = readEdge(data, first)
+	c.stands = readStands(data)
 	return marked
 }
 

@@ -15,14 +15,14 @@ import (
 // lockDir takes the directory for this process; the kernel lets go of it when
 // the process ends, however it ends.
 func lockDir(dir string) (*os.File, error) {
-	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
+	f, err := os.OpenFile(filepath.Join(dir, lockName), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, unusable(err, dir)
 	}
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		f.Close()
 		if errors.Is(err, unix.EWOULDBLOCK) {
-			return nil, fault.New(fault.LogBusy, "see who it is: fuser -v "+filepath.Join(dir, "lock")+"; stop it, or give this one a directory of its own", "another process writes the audit log in %s", dir)
+			return nil, fault.New(fault.LogBusy, "see who it is: fuser -v "+filepath.Join(dir, lockName)+"; stop it, or give this one a directory of its own", "another process writes the audit log in %s", dir)
 		}
 		return nil, fmt.Errorf("lock audit log %s: %w", dir, err)
 	}

@@ -2,12 +2,14 @@ package spool
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
-	"path/filepath"
 	"sort"
 
 	"github.com/parleymesh/parley/internal/audit"
+	"github.com/parleymesh/parley/internal/fault"
 	"golang.org/x/sys/unix"
 )
 
@@ -36,13 +38,33 @@ func (s *Spool) Read(from uint64, max int) ([]audit.Entry, error) {
 	}
 	var entries []audit.Entry
 	for ; from < sealed && len(entries) < max; from++ {
-		body, err := s.seek(files, from)
+		var body record
+		if fault := guard(func() { body, err = s.seek(files, from) }); fault != nil {
+			err = broke(s.cfg.Dir, "entry %d of %s: %v", from, s.name, fault)
+		}
 		if err != nil {
+			s.reader.drop()
+			s.suspect(files, from, err)
 			return nil, err
 		}
 		entries = append(entries, audit.Entry{Log: s.name, Index: from, Leaf: body.leaf, Body: bytes.Clone(body.body)})
 	}
 	return entries, nil
+}
+
+// suspect has the segment of a damaged entry mended, if it is not written to any more.
+func (s *Spool) suspect(files []file, index uint64, err error) {
+	if known := fault.All(err); len(known) == 0 {
+		return // it could not be opened, which the watchdog sees too
+	}
+	i := sort.Search(len(files), func(i int) bool { return files[i].first > index }) - 1
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, g := range s.segments {
+		if g.first == files[i].first {
+			s.fall(g, damaged)
+		}
+	}
 }
 
 // files are the segments there are and the index behind the last sealed entry.
@@ -107,12 +129,13 @@ func (s *Spool) Discard(before uint64) error {
 		if !gone {
 			return nil
 		}
+		oldest.drop()
 		if s.reader.first == oldest.first {
 			s.reader.drop()
 		}
 		// One after the other and each durably, or a loss of power could bring
 		// an older one back and leave a hole.
-		if err := os.Remove(filepath.Join(s.cfg.Dir, segmentName(oldest.first))); err != nil {
+		if err := os.Remove(oldest.path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("discard from audit log: %w", err)
 		}
 		if err := syncDir(s.cfg.Dir); err != nil {

@@ -6,6 +6,7 @@ import (
 	"hash/crc32"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 
 	"github.com/parleymesh/parley/internal/audit"
 	"github.com/parleymesh/parley/internal/fault"
@@ -38,7 +39,8 @@ func publishedWord(length int, sum uint32) uint64 {
 
 // Record appends e. When it returns nil, a kill of this process cannot lose e;
 // a loss of power can until Run sealed it. It waits for a new segment for at most
-// 250 ms, and not at all while the disk is known to be full: fault.LogFull then.
+// 250 ms, and not at all while the disk is known to be full: fault.LogFull then,
+// but for events of audit.Security, for which some room is set aside.
 // After an error e is not in the log, is counted, and a gap event with the count
 // is the first to be recorded once that works again.
 func (s *Spool) Record(e *audit.Event) error {
@@ -49,7 +51,7 @@ func (s *Spool) Record(e *audit.Event) error {
 		err = fmt.Errorf("record %s %s: %w", e.Action, e.ID, err)
 	} else {
 		*buf = body
-		err = s.append(body)
+		err = s.append(body, e.Class == audit.Security)
 	}
 	if err != nil {
 		s.owe()
@@ -62,8 +64,9 @@ func (s *Spool) Record(e *audit.Event) error {
 	return nil
 }
 
-// append publishes body, behind the gap event that is owed.
-func (s *Spool) append(body []byte) error {
+// append publishes body, behind the gap event that is owed. urgent says that it may
+// take of the reserve.
+func (s *Spool) append(body []byte, urgent bool) error {
 	sum := crc32.Checksum(body, castagnoli)
 	var wait context.Context
 	s.mu.Lock()
@@ -72,16 +75,20 @@ func (s *Spool) append(body []byte) error {
 		if err := s.usable(); err != nil {
 			return err
 		}
-		if s.lost.count == 0 && s.put(body, sum) {
-			return nil
-		}
-		if s.lost.count > 0 && s.settle(len(body)) {
-			continue
+		if g := s.active(); g.ill == "" && (urgent || !g.reserve) {
+			if s.lost.count == 0 && s.put(body, sum) {
+				return nil
+			}
+			if s.lost.count > 0 && s.settle(len(body)) {
+				continue
+			}
 		}
 		if s.spare != nil {
-			if err := s.rotate(); err != nil {
-				return err
-			}
+			_ = s.rotate(&s.spare) // where it fails there is none, and another is waited for
+			continue
+		}
+		if s.spareErr != nil && urgent && s.reserve != nil {
+			_ = s.rotate(&s.reserve)
 			continue
 		}
 		if s.spareErr != nil {
@@ -120,17 +127,36 @@ func (s *Spool) await(ctx context.Context) error {
 	}
 }
 
-// put publishes body in the active segment if it fits there.
-func (s *Spool) put(body []byte, sum uint32) bool {
-	g := s.segments[len(s.segments)-1]
+// active is the segment that is recorded to.
+func (s *Spool) active() *segment { return s.segments[len(s.segments)-1] }
+
+// put publishes body in the active segment if it fits there. A segment whose file
+// was cut short is ill from then on.
+func (s *Spool) put(body []byte, sum uint32) (done bool) {
+	g := s.active()
 	size := recordSize(len(body))
 	if size > len(g.data)-g.end {
 		return false
 	}
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		if p := recover(); p != nil {
+			_ = faulted(p)
+			s.fall(g, truncated)
+		}
+	}()
 	write(g.data, g.end, s.next, body, sum)
 	g.end += size
 	s.next++
 	return true
+}
+
+// fall notes that g is of no use. The caller holds mu.
+func (s *Spool) fall(g *segment, why defect) {
+	if g.ill == "" {
+		g.ill = why
+	}
+	poke(s.seal) // the sealer meets it, and has it mended
 }
 
 // write is the one place that publishes. The leaf is cleared because a record
@@ -158,11 +184,10 @@ func (s *Spool) settle(length int) bool {
 		s.broken = fmt.Errorf("record a gap: %w", err)
 		return false
 	}
-	g := s.segments[len(s.segments)-1]
-	if recordSize(len(body))+recordSize(length) > len(g.data)-g.end {
+	g := s.active()
+	if recordSize(len(body))+recordSize(length) > len(g.data)-g.end || !s.put(body, crc32.Checksum(body, castagnoli)) {
 		return false
 	}
-	s.put(body, crc32.Checksum(body, castagnoli))
 	s.cfg.Logger.Warn("audit events were lost", "log", s.name, "count", s.lost.count, "index", s.next-1)
 	s.lost = lost{}
 	s.writeLost()
@@ -186,25 +211,33 @@ func (s *Spool) owe() {
 }
 
 func (s *Spool) writeLost() {
-	word(s.segments[len(s.segments)-1].data, offLost).Store(checked(s.lost.count))
+	g := s.active()
+	if guard(func() { word(g.data, offLost).Store(checked(s.lost.count)) }) != nil {
+		s.fall(g, truncated)
+	}
 }
 
-// rotate puts the spare into use. Its header is whole before it gets its name.
-func (s *Spool) rotate() error {
-	g := s.spare
-	s.begin(g, s.next)
+// rotate puts *from, the spare or the reserve, into use; where that fails it is gone
+// all the same. Its header is whole before it gets its name.
+func (s *Spool) rotate(from **segment) error {
+	g := *from
+	*from = nil
+	poke(s.need)
 	path := filepath.Join(s.cfg.Dir, segmentName(s.next))
-	if err := os.Rename(g.path, path); err != nil {
-		clear(g.data[:headerSize])
+	err := guard(func() { s.begin(g, s.next) })
+	if err == nil {
+		err = os.Rename(g.path, path)
+	}
+	if err != nil {
+		g.drop()
+		poke(s.seal)
 		return fmt.Errorf("new segment of the audit log: %w", err)
 	}
 	g.path = path
-	old := s.segments[len(s.segments)-1]
+	old := s.active()
 	s.segments = append(s.segments, g)
-	s.spare = nil
 	s.writeLost()
-	word(old.data, offLost).Store(0)
-	poke(s.need)
+	_ = guard(func() { word(old.data, offLost).Store(0) }) // what is not there owes nothing
 	return nil
 }
 

@@ -1,38 +1,48 @@
 package spool
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 
 	"github.com/parleymesh/parley/internal/audit"
-	"golang.org/x/sys/unix"
 )
 
-// Run seals what is recorded, 50 ms after it was, and keeps a segment prepared
-// for the request path, until ctx ends: it then seals once more and returns nil.
-// An error is a disk that does not sync; nothing is recorded after it, since
-// nobody can say what such a disk has kept.
+// Run seals what is recorded, 50 ms after it was, keeps a segment prepared for the
+// request path, and has the watchdog look after the files, until ctx ends: it then
+// seals once more. What fails meanwhile is recorded, and tried again; an error says
+// that it still did at the end.
 func (s *Spool) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
-	var preparer sync.WaitGroup
-	preparer.Go(func() { s.prepare(ctx) })
-	defer preparer.Wait()
+	var beside sync.WaitGroup
+	beside.Go(func() { s.prepare(ctx) })
+	beside.Go(func() { s.watch(ctx) })
+	defer beside.Wait()
 	defer cancel()
 	for {
 		select {
 		case <-s.seal:
 			_ = s.cfg.Clock.Sleep(ctx, sealEvery) // ends early with ctx
 		case <-ctx.Done():
-			return s.sealAll(false)
-		}
-		if err := s.sealAll(false); err != nil {
+			err := s.sealAll(false)
+			if err != nil {
+				s.look()
+				err = s.sealAll(false)
+			}
 			return err
+		}
+		switch err := s.sealAll(false); {
+		case errors.Is(err, ErrClosed):
+			return err
+		case err != nil:
+			s.look()
 		}
 	}
 }
 
-// prepare keeps a spare segment.
+// prepare keeps a spare segment and the reserve.
 func (s *Spool) prepare(ctx context.Context) {
 	for ctx.Err() == nil {
 		if s.stock() {
@@ -46,35 +56,61 @@ func (s *Spool) prepare(ctx context.Context) {
 	}
 }
 
-// stock makes a spare if there is none and says whether there is one now.
+// stock makes a spare and the reserve where they are not there, and says whether
+// they are now. The spare comes first: calls wait for it.
 func (s *Spool) stock() bool {
+	s.stocking.Lock()
+	defer s.stocking.Unlock()
 	s.mu.Lock()
-	done, before := s.spare != nil || s.closed || s.broken != nil, s.spareErr
+	spare, reserve, before := s.spare != nil, s.reserve != nil, s.spareErr
+	done := s.closed || spare && reserve
 	s.mu.Unlock()
 	if done {
 		return true
 	}
-	g, err := s.create(spareName, s.cfg.SegmentSize)
-	switch {
-	case err != nil && before == nil:
-		s.cfg.Logger.Error("the audit log gets no space", "log", s.name, "error", err)
-	case err == nil && before != nil:
-		s.cfg.Logger.Info("the audit log has space again", "log", s.name)
+	if !spare {
+		g, err := s.create(spareName, s.cfg.SegmentSize)
+		switch {
+		case err != nil && before == nil:
+			s.cfg.Logger.Error("the audit log gets no space", "log", s.name, "error", err)
+		case err == nil && before != nil:
+			s.cfg.Logger.Info("the audit log has space again", "log", s.name)
+		}
+		s.mu.Lock()
+		s.spare, s.spareErr = g, err
+		close(s.more)
+		s.more = make(chan struct{})
+		s.mu.Unlock()
+		if err != nil {
+			return false
+		}
 	}
+	if reserve {
+		return true
+	}
+	g, err := s.create(reserveName, reserveSize)
+	if err != nil {
+		return false
+	}
+	g.reserve = true
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.spare, s.spareErr = g, err
-	close(s.more)
-	s.more = make(chan struct{})
-	return err == nil
+	s.reserve = g
+	return true
 }
 
 // sealAll seals every published record: leaf hashes into the records, those to
-// the disk, then their count into the header, which a later sync takes along.
+// the disk, then their count into the header, which a later sync takes along, and
+// the signed checkpoint.
 // With last, the counts are synced too and the log is marked as closed.
 func (s *Spool) sealAll(last bool) error {
 	s.sealing.Lock()
 	defer s.sealing.Unlock()
+	return s.sealMapped(last)
+}
+
+// sealMapped is sealAll for who holds sealing.
+func (s *Spool) sealMapped(last bool) error {
 	s.mu.Lock()
 	work, ends := s.mapped()
 	s.mu.Unlock()
@@ -82,28 +118,79 @@ func (s *Spool) sealAll(last bool) error {
 		return ErrClosed
 	}
 	for i, g := range work {
-		err := s.sealSegment(g, ends[i])
-		full := i < len(work)-1
-		if err == nil && (full || last) {
-			if !full {
-				clear(g.data[offBoot : offBoot+len(s.boot)])
-			}
-			err = unix.Msync(g.data[:headerSize], unix.MS_SYNC)
-		}
-		if err != nil {
-			err = fmt.Errorf("sync audit log %s: %w", g.path, err)
-			s.cfg.Logger.Error("the audit log cannot be synced", "log", s.name, "error", err)
-			s.fail(err)
+		if err := s.sealOne(g, ends[i], i < len(work)-1); err != nil {
 			return err
 		}
-		if full {
-			s.mu.Lock()
-			g.unmap()
-			s.mu.Unlock()
+	}
+	g := work[len(work)-1]
+	err := guard(func() { s.sign(g) })
+	if err == nil && last {
+		err = guard(func() { clear(g.data[offBoot : offBoot+len(s.boot)]) })
+		if err == nil {
+			err = s.disk.sync(g.data[:headerSize])
 		}
 	}
-	s.advance(work[len(work)-1].sealNext)
+	if err != nil {
+		return s.failed(g, err)
+	}
+	s.advance(g.sealNext)
 	return nil
+}
+
+// sealOne seals g as far as end. Where g is full, nothing follows, and its mapping is
+// let go of.
+func (s *Spool) sealOne(g *segment, end int, full bool) error {
+	s.mu.Lock()
+	ill := g.ill
+	s.mu.Unlock()
+	if ill != "" {
+		return fmt.Errorf("audit log %s: %s", g.path, ill.text())
+	}
+	err := s.sealSegment(g, end)
+	if err == nil && full {
+		err = s.disk.sync(g.data[:headerSize])
+	}
+	if err != nil {
+		return s.failed(g, err)
+	}
+	if full {
+		s.mu.Lock()
+		g.unmap()
+		s.limitOpen()
+		s.mu.Unlock()
+	}
+	return nil
+}
+
+// limitOpen closes the files of all but the newest segments. The caller holds mu.
+func (s *Spool) limitOpen() {
+	for _, g := range s.segments[:max(0, len(s.segments)-maxOpen)] {
+		if g.data == nil {
+			g.forget()
+		}
+	}
+}
+
+// failed has g mended. A disk that does not sync is recorded to no more until then:
+// nobody can say what it has kept.
+func (s *Spool) failed(g *segment, err error) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case errors.Is(err, errFault):
+		s.fall(g, truncated)
+		return err
+	case errors.Is(err, errChanged):
+		s.fall(g, damaged)
+		return err
+	}
+	err = fmt.Errorf("sync audit log %s: %w", g.path, err)
+	g.ill, s.broken = unsynced, err
+	close(s.advanced)
+	s.advanced = make(chan struct{})
+	close(s.more)
+	s.more = make(chan struct{})
+	return err
 }
 
 // mapped are the segments that may hold unsealed records, oldest first, and
@@ -121,14 +208,11 @@ func (s *Spool) sealSegment(g *segment, end int) error {
 	if g.sealOff == end && g.durable {
 		return nil
 	}
-	for g.sealOff < end {
-		body := bodyAt(g.data, g.sealOff)
-		leaf := audit.LeafHash(body)
-		copy(g.data[g.sealOff+offLeaf:], leaf[:])
-		g.sealOff += recordSize(len(body))
-		g.sealNext++
+	var err error
+	if fault := guard(func() { err = s.hash(g, end) }); fault != nil || err != nil {
+		return cmp.Or(fault, err)
 	}
-	if err := unix.Msync(g.data[:end], unix.MS_SYNC); err != nil {
+	if err := s.disk.sync(g.data[:end]); err != nil {
 		return err
 	}
 	if !g.durable {
@@ -137,8 +221,57 @@ func (s *Spool) sealSegment(g *segment, end int) error {
 		}
 		g.durable = true
 	}
-	word(g.data, offSealed).Store(checked(uint32(g.sealNext - g.first)))
+	return guard(func() { word(g.data, offSealed).Store(checked(uint32(g.sealNext - g.first))) })
+}
+
+// hash puts leaf hashes into records and the tree, and the edge of the tree at its
+// first record into g.
+func (s *Spool) hash(g *segment, end int) error {
+	if !g.edged && s.tree != nil && s.tree.Size() == g.first {
+		g.edge, g.edged = s.tree.Edge(), true
+	}
+	if g.sealOff == headerSize && g.sealOff < end {
+		g.writeEdge()
+	}
+	for g.sealOff < end {
+		if word(g.data, g.sealOff).Load()>>48 != published || order.Uint64(g.data[g.sealOff+offIndex:]) != g.sealNext {
+			return errChanged
+		}
+		body := bodyAt(g.data, g.sealOff)
+		leaf := audit.LeafHash(body)
+		copy(g.data[g.sealOff+offLeaf:], leaf[:])
+		g.sealOff += recordSize(len(body))
+		if s.tree != nil && s.tree.Size() == g.sealNext {
+			s.tree.Append(leaf)
+		}
+		g.sealNext++
+	}
 	return nil
+}
+
+// sign puts a checkpoint of all that is sealed into the header of g, which has the
+// newest records, if there is anything new.
+func (s *Spool) sign(g *segment) {
+	if s.signer == nil || s.tree == nil || s.tree.Size() != g.sealNext || g.sealNext == 0 || s.signed != nil && s.signed.size == g.sealNext {
+		return
+	}
+	st := &stand{size: s.tree.Size(), edge: s.tree.Edge(), note: s.signer.Sign(nil, s.tree.Size(), s.tree.Root())}
+	st.write(g.data[:headerSize], s.slot)
+	s.slot = 1 - s.slot
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.signed = st
+}
+
+// Checkpoint is the newest signed checkpoint and how many entries it is of; a nil
+// note where there is none.
+func (s *Spool) Checkpoint() (size uint64, note []byte) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.signed == nil {
+		return 0, nil
+	}
+	return s.signed.size, s.signed.note
 }
 
 // bodyAt is the body of a record that is known to be whole.
@@ -157,17 +290,6 @@ func (s *Spool) advance(sealed uint64) {
 	s.sealed = sealed
 	close(s.advanced)
 	s.advanced = make(chan struct{})
-}
-
-// fail ends recording for good and wakes whoever waits.
-func (s *Spool) fail(err error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.broken = err
-	close(s.advanced)
-	s.advanced = make(chan struct{})
-	close(s.more)
-	s.more = make(chan struct{})
 }
 
 // Wait returns when entry from is sealed, or ctx ends, or the log is closed or broken.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"sync/atomic"
@@ -16,25 +17,31 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A segment file is a header page and records, integers in the machine's byte
-// order. The header:
+// A segment file is a header of three pages and records, integers in the machine's
+// byte order. The header:
 //
-//	  0  magic, 8 bytes
-//	  8  format version, 4 bytes
-//	 12  length of the log's name, 4 bytes
-//	 16  index of the first record, 8 bytes
-//	 24  the log's name, 128 bytes
-//	508  CRC-32C of bytes 0 to 507
-//	512  checked count: records that are sealed and on the disk
-//	520  checked count: events lost since the last gap event
-//	528  boot id while the log is open, 16 bytes
+//	   0  magic, 8 bytes
+//	   8  format version, 4 bytes
+//	  12  length of the log's name, 4 bytes
+//	  16  index of the first record, 8 bytes
+//	  24  the log's name, 128 bytes
+//	 508  CRC-32C of bytes 0 to 507
+//	 512  checked count: records that are sealed and on the disk
+//	 520  checked count: events lost since the last gap event
+//	 528  boot id while the log is open, 16 bytes
+//	 544  the right edge of the tree at the first record: one more than the number
+//	      of its hashes, and the CRC-32C of these; 0 until a record is sealed
+//	 576  the hashes of the edge, 32 bytes each
+//	4096  a signed checkpoint, and
+//	8192  another one, of which the newest counts; checkpoint.go has both
 //
 // A checked count is a number of 32 bits and its CRC-32C, stored at once. Bytes
 // from 512 on change while the segment is in use. record.go has the records.
 const (
 	magic      = "PARLEYLG"
-	version    = 1
-	headerSize = 4096
+	version    = 2
+	headerSize = 3 * page
+	page       = 4096
 
 	offVersion = 8
 	offNameLen = 12
@@ -45,9 +52,14 @@ const (
 	offSealed  = 512
 	offLost    = 520
 	offBoot    = 528
+	offEdge    = 544
+	offHashes  = 576
+	offNotes   = page
 
-	spareName = "spare"
-	suffix    = ".seg"
+	spareName   = "spare"
+	reserveName = "reserve"
+	lockName    = "lock"
+	suffix      = ".seg"
 )
 
 var (
@@ -61,13 +73,23 @@ type segment struct {
 	path  string
 	first uint64
 	data  []byte
+	// reserve says that it is for what must be recorded on a full disk too.
+	reserve bool
 
-	end int // offset behind the last published record; guarded by Spool.mu
+	end int    // offset behind the last published record; guarded by Spool.mu
+	ill defect // what makes it useless, guarded by Spool.mu
 
 	// For the sealer alone.
 	sealOff  int // offset behind the last sealed record
 	sealNext uint64
-	durable  bool // its name is on the disk
+	durable  bool         // its name is on the disk
+	edge     []audit.Hash // of the tree at first; unknown where edged is false
+	edged    bool
+
+	// What the watchdog compares: the file that was opened, and its size. file is
+	// closed for all but the newest segments.
+	file *os.File
+	info os.FileInfo
 }
 
 // segmentName sorts by first index.
@@ -76,33 +98,50 @@ func segmentName(first uint64) string { return fmt.Sprintf("%020d%s", first, suf
 // create makes a file of size zero bytes, reserved and mapped.
 func (s *Spool) create(name string, size int64) (*segment, error) {
 	path := filepath.Join(s.cfg.Dir, name)
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
+	// Not what lies there under that name: it may be of somebody else, or mapped.
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, s.noSegment(err)
+	}
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return nil, s.noSegment(err)
 	}
-	defer f.Close()
-	err = s.allocate(f, size)
-	var data []byte
+	err = s.disk.allocate(f, size)
+	g := &segment{path: path}
 	if err == nil {
-		data, err = mapFile(f, unix.PROT_READ|unix.PROT_WRITE)
+		err = g.open(f)
 	}
-	if err == nil && int64(len(data)) != size {
+	if err == nil && int64(len(g.data)) != size {
 		err = io.ErrUnexpectedEOF
 	}
 	if err != nil {
+		g.drop()
+		f.Close()
 		os.Remove(path)
 		return nil, s.noSegment(err)
 	}
-	return &segment{path: path, data: data}, nil
+	return g, nil
+}
+
+// open maps f, which is then the segment's.
+func (g *segment) open(f *os.File) (err error) {
+	if g.data, err = mapFile(f, unix.PROT_READ|unix.PROT_WRITE); err != nil {
+		return err
+	}
+	if g.info, err = f.Stat(); err != nil {
+		return err
+	}
+	g.file = f
+	return nil
 }
 
 // noSegment is why there is no new segment.
 func (s *Spool) noSegment(err error) error {
-	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) || errors.Is(err, unix.EFBIG) {
+	if isFull(err) {
 		return fault.Wrap(err, fault.LogFull, "make room on the file system of "+s.cfg.Dir+"; recording goes on by itself",
 			"no space left for the audit log in %s", s.cfg.Dir)
 	}
-	return fmt.Errorf("new segment of the audit log in %s: %w", s.cfg.Dir, err)
+	return unusable(err, s.cfg.Dir)
 }
 
 // begin writes the header that makes a prepared file a segment of the log.
@@ -204,6 +243,21 @@ func mapFile(f *os.File, prot int) ([]byte, error) {
 }
 
 func (g *segment) unmap() { unmap(g.data); g.data = nil }
+
+// drop lets go of the file, too.
+func (g *segment) drop() {
+	g.unmap()
+	g.forget()
+}
+
+// forget closes the file: what happens to it from then on is found, and what was in
+// it is lost with it.
+func (g *segment) forget() {
+	if g.file != nil {
+		g.file.Close()
+		g.file = nil
+	}
+}
 
 // unmap cannot fail for what mapFile returned.
 func unmap(data []byte) {

@@ -1,11 +1,13 @@
 // Package spool is an agent's own log of events: preallocated, memory-mapped
 // segment files that the request path copies into, and a sealer beside it that
-// hashes, syncs and makes readable what was copied. audit/collect carries the
+// hashes, syncs, signs and makes readable what was copied. A watchdog compares the
+// files with what is mapped, and mends what it finds. audit/collect carries the
 // sealed entries to the server.
 //
 // It refuses to drop in silence: whatever is lost, by a full disk, a loss of
 // power or a damaged file, stands in the log as a numbered audit.gap event. It
-// refuses to share its directory with another process.
+// refuses to share its directory with another process, and to delete a file that it
+// did not make.
 package spool
 
 import (
@@ -18,8 +20,10 @@ import (
 	"time"
 
 	"github.com/parleymesh/parley/internal/audit"
+	"github.com/parleymesh/parley/internal/audit/checkpoint"
 	"github.com/parleymesh/parley/internal/clock"
 	"github.com/parleymesh/parley/internal/fault"
+	"golang.org/x/sys/unix"
 )
 
 // Errors of a Spool.
@@ -42,6 +46,12 @@ const (
 	maxBlock = 250 * time.Millisecond
 	// retryEvery is how often a segment is asked for while the disk is full.
 	retryEvery = 100 * time.Millisecond
+	// reserveSize is how much of the disk is kept for what must be recorded although
+	// it is full: some 1500 events.
+	reserveSize = 1 << 20
+	// maxOpen is of how many segments the files stay open, so that what was in them
+	// can be had after they were deleted.
+	maxOpen = 64
 )
 
 // Config is what a Spool needs. Dir, Log, Clock and Logger are required.
@@ -56,8 +66,11 @@ type Config struct {
 	// SegmentSize is the size of a segment file in bytes, 256 KiB to 1 GiB;
 	// 0 is 8 MiB.
 	SegmentSize int64
-	Clock       clock.Clock
-	Logger      *slog.Logger
+	// Key is the log's own key, by the name of the log. Without it no checkpoint is
+	// signed.
+	Key    func(log string) (*checkpoint.Signer, error)
+	Clock  clock.Clock
+	Logger *slog.Logger
 }
 
 // A Spool is an open log. It is safe for concurrent use.
@@ -68,14 +81,19 @@ type Spool struct {
 	lock *os.File
 	// repaired is set by Open alone.
 	repaired []Problem
-	// allocate reserves the blocks of a new segment; tests make it fail.
-	allocate func(f *os.File, size int64) error
-	scratch  sync.Pool // *[]byte for encodings
+	disk     disk
+	signer   *checkpoint.Signer // nil where nothing is signed
+	scratch  sync.Pool          // *[]byte for encodings
 	seal     chan struct{}
 	need     chan struct{}
+	stocking sync.Mutex // held while segments are prepared
 
-	// sealing is held by the one sealer at work.
+	// sealing is held by the one sealer or watchdog at work; it guards tree, dir and
+	// lock.
 	sealing sync.Mutex
+	tree    *audit.Tree // of all sealed entries; nil where that is not known
+	slot    int         // where the next checkpoint goes
+	dir     *os.File    // the directory as it was opened
 	// reading guards reader and keeps files from being removed under a reader.
 	reading sync.Mutex
 	reader  reader
@@ -86,13 +104,27 @@ type Spool struct {
 	segments []*segment // all, oldest first; the last is active
 	next     uint64
 	spare    *segment      // prepared, or nil
+	reserve  *segment      // for a full disk, or nil
 	spareErr error         // why there is no spare
 	more     chan struct{} // closed when spare or spareErr changes
 	lost     lost
 	sealed   uint64
+	signed   *stand        // the newest checkpoint, or nil
 	advanced chan struct{} // closed when sealed grows
-	broken   error         // the disk failed; nothing is recorded any more
+	broken   error         // the disk fails; nothing is recorded meanwhile
+	troubles map[defect]*trouble
 	closed   bool
+}
+
+// disk is what is asked of the system; tests make it fail.
+type disk struct {
+	// allocate reserves the blocks of a new segment.
+	allocate func(f *os.File, size int64) error
+	sync     func(data []byte) error
+}
+
+func system() disk {
+	return disk{allocate, func(data []byte) error { return unix.Msync(data, unix.MS_SYNC) }}
 }
 
 // lost counts events that could not be recorded since the last gap event.
@@ -108,9 +140,9 @@ type lost struct {
 // they are all kept, and a new log begins. Another process's log is
 // fault.LogBusy, no space fault.LogFull, files that may not be read or written
 // fault.LogUnusable, and files of another log or version fault.LogBroken.
-func Open(cfg Config) (*Spool, error) { return open(cfg, allocate) }
+func Open(cfg Config) (*Spool, error) { return open(cfg, system()) }
 
-func open(cfg Config, allocate func(*os.File, int64) error) (*Spool, error) {
+func open(cfg Config, disk disk) (*Spool, error) {
 	if cfg.SegmentSize == 0 {
 		cfg.SegmentSize = defaultSegment
 	}
@@ -125,12 +157,15 @@ func open(cfg Config, allocate func(*os.File, int64) error) (*Spool, error) {
 		return nil, err
 	}
 	s := &Spool{
-		cfg: cfg, lock: lock, allocate: allocate, boot: bootID(),
+		cfg: cfg, lock: lock, disk: disk, boot: bootID(), troubles: map[defect]*trouble{},
 		scratch: sync.Pool{New: func() any { b := make([]byte, 0, 2048); return &b }},
 		seal:    make(chan struct{}, 1), need: make(chan struct{}, 1),
 		more: make(chan struct{}), advanced: make(chan struct{}),
 	}
-	if err := s.recover(); err != nil {
+	if s.dir, err = os.Open(cfg.Dir); err == nil {
+		err = s.recover()
+	}
+	if err != nil {
 		s.unmap()
 		return nil, errors.Join(unusable(err, cfg.Dir), unlockDir(lock))
 	}
@@ -179,22 +214,33 @@ func (s *Spool) unmap() {
 	defer s.mu.Unlock()
 	s.reader.drop()
 	for _, g := range s.segments {
-		g.unmap()
+		g.drop()
 	}
-	if s.spare != nil {
-		s.spare.unmap()
-		os.Remove(s.spare.path) // Open removes what stays
-		s.spare = nil
+	for _, g := range []*segment{s.spare, s.reserve} {
+		if g != nil {
+			g.drop()
+			os.Remove(g.path) // Open removes what stays
+		}
+	}
+	s.spare, s.reserve = nil, nil
+	if s.dir != nil {
+		s.dir.Close()
 	}
 }
 
 // gapEvent is a numbered loss as an event: count events at or before index.
 func (s *Spool) gapEvent(reason, message string, index, count uint64) *audit.Event {
+	e := s.event(audit.Gap, audit.Failure, reason, message)
+	e.Gap = &audit.Range{From: index, To: index, Count: count}
+	return e
+}
+
+// event is one of the log about itself.
+func (s *Spool) event(action audit.Action, outcome audit.Outcome, reason, message string) *audit.Event {
 	now := s.cfg.Clock.Now()
 	return &audit.Event{
-		ID: audit.NewID(now), Time: now, Class: audit.Security, Action: audit.Gap, Outcome: audit.Failure,
+		ID: audit.NewID(now), Time: now, Class: audit.Security, Action: action, Outcome: outcome,
 		Reason: reason, Message: message, Host: s.cfg.Log, Reporter: "agent",
-		Gap: &audit.Range{From: index, To: index, Count: count},
 	}
 }
 
