@@ -211,7 +211,7 @@ func segments(t testing.TB) (dir string, files []string, n int) {
 	dir = t.TempDir()
 	s := open(t, dir)
 	stop := run(t, s)
-	record(t, s, 0, 900)
+	record(t, s, 0, 1800)
 	stop()
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
@@ -220,7 +220,7 @@ func segments(t testing.TB) (dir string, files []string, n int) {
 	if err != nil || len(files) < 3 {
 		t.Fatalf("%d segments, %v", len(files), err)
 	}
-	return dir, files, 900
+	return dir, files, 1800
 }
 
 func firstOf(t testing.TB, file string) int {

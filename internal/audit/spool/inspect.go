@@ -66,6 +66,7 @@ type contents struct {
 	edge    []audit.Hash // of the tree at the first record, if edged
 	edged   bool
 	stands  []*stand // the whole checkpoints, older first
+	text    []byte   // scratch
 }
 
 // unended is the end of a segment that may still grow: no index reaches it.
@@ -140,7 +141,13 @@ func (c *contents) readHeader(data []byte, first uint64) uint32 {
 // add takes a whole record. One that is not marked as sealed may have no leaf
 // hash yet, or one that a loss of power cut in two: it is computed again.
 func (c *contents) add(r record, sealed bool) {
-	if want := audit.LeafHash(r.body); r.leaf != want {
+	text, err := canonical(c.text[:0], r.body)
+	if err != nil {
+		c.lose(r.index, r.index+1, "is no event")
+		return
+	}
+	c.text = text
+	if want := audit.LeafHash(text); r.leaf != want {
 		if sealed {
 			c.lose(r.index, r.index+1, "does not have the leaf hash of its body")
 			return

@@ -14,7 +14,7 @@ import (
 // mend brings back what compare found: each segment that is ill is written anew, from
 // what its file still has. The caller holds sealing and reading.
 func (s *Spool) mend(found map[defect]string) error {
-	if _, ok := found[moved]; ok {
+	if !s.home() {
 		if err := s.rehome(); err != nil {
 			return err
 		}

@@ -1,7 +1,6 @@
 package spool
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -38,8 +37,8 @@ func (s *Spool) Read(from uint64, max int) ([]audit.Entry, error) {
 	}
 	var entries []audit.Entry
 	for ; from < sealed && len(entries) < max; from++ {
-		var body record
-		if fault := guard(func() { body, err = s.seek(files, from) }); fault != nil {
+		var e audit.Entry
+		if fault := guard(func() { e, err = s.entry(files, from) }); fault != nil {
 			err = broke(s.cfg.Dir, "entry %d of %s: %v", from, s.name, fault)
 		}
 		if err != nil {
@@ -47,9 +46,22 @@ func (s *Spool) Read(from uint64, max int) ([]audit.Entry, error) {
 			s.suspect(files, from, err)
 			return nil, err
 		}
-		entries = append(entries, audit.Entry{Log: s.name, Index: from, Leaf: body.leaf, Body: bytes.Clone(body.body)})
+		entries = append(entries, e)
 	}
 	return entries, nil
+}
+
+// entry is entry index, which is sealed.
+func (s *Spool) entry(files []file, index uint64) (audit.Entry, error) {
+	r, err := s.seek(files, index)
+	if err != nil {
+		return audit.Entry{}, err
+	}
+	body, err := canonical(make([]byte, 0, 2*len(r.body)), r.body)
+	if err != nil {
+		return audit.Entry{}, broke(s.cfg.Dir, "entry %d of %s is damaged: %v", index, s.name, err)
+	}
+	return audit.Entry{Log: s.name, Index: index, Leaf: r.leaf, Body: body}, nil
 }
 
 // suspect has the segment of a damaged entry mended, if it is not written to any more.

@@ -23,8 +23,8 @@ import (
 // the one atomic store of the word publishes the record. A process that is killed
 // in between leaves the word zero, and a zero word ends the segment.
 const (
-	// published marks a word. Its bytes occur in no UTF-8 text, so that no body
-	// can look like a record to who searches for one behind a damaged place.
+	// published marks a word. No body has its first byte in it, so that none can look
+	// like a record to who searches for one behind a damaged place: see pack.
 	published  = 0xF5FA
 	recordHead = 48
 	offIndex   = 8
@@ -46,7 +46,7 @@ func publishedWord(length int, sum uint32) uint64 {
 func (s *Spool) Record(e *audit.Event) error {
 	buf := s.scratch.Get().(*[]byte)
 	defer s.scratch.Put(buf)
-	body, err := audit.Encode((*buf)[:0], e)
+	body, err := pack((*buf)[:0], e)
 	if err != nil {
 		err = fmt.Errorf("record %s %s: %w", e.Action, e.ID, err)
 	} else {
@@ -179,7 +179,7 @@ func (s *Spool) settle(length int) bool {
 		since = s.lost.since.UTC().Format("2006-01-02T15:04:05.000Z")
 	}
 	e := s.gapEvent("not_recorded", fmt.Sprintf("%d events since %s could not be recorded", s.lost.count, since), s.next, uint64(s.lost.count))
-	body, err := audit.Encode(nil, e)
+	body, err := pack(nil, e)
 	if err != nil { // the clock is outside the years of RFC 3339
 		s.broken = fmt.Errorf("record a gap: %w", err)
 		return false

@@ -305,7 +305,7 @@ func (s *Spool) repair(g *segment, c *contents, budget *uint64, keeping bool) er
 		}
 		*budget -= n
 		for i := l.from; i <= l.to; i++ {
-			body, err := audit.Encode(nil, s.gapEvent("log_damaged", fmt.Sprintf("entry %d in %s %s", i, filepath.Base(g.path), l.why), i, 1))
+			body, err := pack(nil, s.gapEvent("log_damaged", fmt.Sprintf("entry %d in %s %s", i, filepath.Base(g.path), l.why), i, 1))
 			if err != nil {
 				return fmt.Errorf("repair audit log: %w", err)
 			}

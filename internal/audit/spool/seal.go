@@ -238,7 +238,12 @@ func (s *Spool) hash(g *segment, end int) error {
 			return errChanged
 		}
 		body := bodyAt(g.data, g.sealOff)
-		leaf := audit.LeafHash(body)
+		text, err := canonical(s.text[:0], body)
+		if err != nil {
+			return errChanged
+		}
+		leaf := audit.LeafHash(text)
+		s.text = text
 		copy(g.data[g.sealOff+offLeaf:], leaf[:])
 		g.sealOff += recordSize(len(body))
 		if s.tree != nil && s.tree.Size() == g.sealNext {

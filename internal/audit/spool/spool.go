@@ -88,12 +88,15 @@ type Spool struct {
 	need     chan struct{}
 	stocking sync.Mutex // held while segments are prepared
 
-	// sealing is held by the one sealer or watchdog at work; it guards tree, dir and
-	// lock.
+	// sealing is held by the one sealer or watchdog at work; it guards what
+	// follows up to dir, and lock.
 	sealing sync.Mutex
+	text    []byte      // scratch
 	tree    *audit.Tree // of all sealed entries; nil where that is not known
 	slot    int         // where the next checkpoint goes
-	dir     *os.File    // the directory as it was opened
+	// helpless is why the last attempt to mend something failed.
+	helpless string
+	dir      *os.File // the directory as it was opened
 	// reading guards reader and keeps files from being removed under a reader.
 	reading sync.Mutex
 	reader  reader

@@ -346,7 +346,7 @@ func TestDiscard(t *testing.T) {
 	dir := t.TempDir()
 	s := open(t, dir)
 	stop := run(t, s)
-	record(t, s, 0, 1200)
+	record(t, s, 0, 2400)
 	all(t, s, 0)
 	files := func() []string {
 		names, err := filepath.Glob(filepath.Join(dir, "*.seg"))
@@ -379,12 +379,12 @@ func TestDiscard(t *testing.T) {
 	if _, err := s.Read(second-1, 1); !errors.Is(err, spool.ErrDiscarded) {
 		t.Errorf("Read of a discarded entry: %v", err)
 	}
-	if diff := cmp.Diff(series(int(second), 1200-int(second)), ids(t, s, second, all(t, s, second))); diff != "" {
+	if diff := cmp.Diff(series(int(second), 2400-int(second)), ids(t, s, second, all(t, s, second))); diff != "" {
 		t.Errorf("the rest:\n%s", diff)
 	}
 	discard(1<<60, len(before)-1, len(before)) // the newest stays
 	report, err = s.Verify()
-	if r := verified(t, report, err); r.Next != 1200 || r.First == 0 || r.Root != root {
+	if r := verified(t, report, err); r.Next != 2400 || r.First == 0 || r.Root != root {
 		t.Errorf("report %+v", r)
 	}
 	stop()
@@ -393,7 +393,7 @@ func TestDiscard(t *testing.T) {
 		t.Fatal(err)
 	}
 	s = open(t, dir)
-	if s.Log() != name || s.Next() != 1200 {
+	if s.Log() != name || s.Next() != 2400 {
 		t.Errorf("after a restart: %s with %d entries", s.Log(), s.Next())
 	}
 }

@@ -95,9 +95,13 @@ func (t *tracer) at(next uint64, stands *[]*stand) (wrong []string) {
 
 // lostEntry says that an entry stands for another one, which was damaged.
 func lostEntry(body []byte) bool {
-	if !bytes.Contains(body, []byte(`"action":"audit.gap"`)) {
+	if !bytes.Contains(body, []byte(audit.Gap)) {
 		return false
 	}
-	e, err := audit.Decode(body)
+	text, err := canonical(nil, body)
+	if err != nil {
+		return false
+	}
+	e, err := audit.Decode(text)
 	return err == nil && e.Reason == string(damaged) && e.Gap != nil && e.Gap.Count > 0
 }

@@ -113,9 +113,14 @@ func (s *Spool) look() {
 	found := s.compare()
 	s.tell(found)
 	if len(found) > 0 {
+		why := ""
 		if err := s.mend(found); err != nil {
-			s.cfg.Logger.Error("the audit log cannot be mended now", "log", s.name, "error", err)
+			why = err.Error()
 		}
+		if why != "" && why != s.helpless {
+			s.cfg.Logger.Error("the audit log cannot be mended now", "log", s.name, "error", why)
+		}
+		s.helpless = why
 		s.tell(s.compare())
 	}
 }
@@ -130,7 +135,7 @@ func (s *Spool) compare() map[defect]string {
 		}
 	}
 	entries, err := os.ReadDir(s.cfg.Dir)
-	if here, err := os.Stat(s.cfg.Dir); err != nil || !same(s.dir, here) {
+	if !s.home() {
 		add(moved, s.cfg.Dir+": "+moved.text())
 		return found // of what it was like nothing else is to be said
 	}
@@ -165,6 +170,12 @@ func (s *Spool) compare() map[defect]string {
 	}
 	add(s.foreigner(entries))
 	return found
+}
+
+// home says that the directory is where it was.
+func (s *Spool) home() bool {
+	here, err := os.Stat(s.cfg.Dir)
+	return err == nil && same(s.dir, here)
 }
 
 // same says that f is the file that info is of.
