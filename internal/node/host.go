@@ -15,6 +15,7 @@ import (
 	"github.com/parleymesh/parley/internal/firewall"
 	"github.com/parleymesh/parley/internal/fleet/link"
 	"github.com/parleymesh/parley/internal/identity"
+	"github.com/parleymesh/parley/internal/keys"
 	"github.com/parleymesh/parley/internal/metric"
 	"github.com/parleymesh/parley/internal/node/agent"
 )
@@ -133,7 +134,12 @@ func (n *Node) startHost(cfg HostConfig, state *link.State, host *link.Host) (er
 	if cfg.Firewall {
 		filter = firewall.NFT{}
 	}
+	master, _, err := keys.OpenMaster(filepath.Join(cfg.Dir, masterFile))
+	if err != nil {
+		return errors.Join(err, client.Close())
+	}
 	n.agent, err = agent.Open(agent.Config{
+		TrustDomain: host.Bundle.TrustDomain, Master: master,
 		Firewall: filter, Listens: []string{cfg.Metrics},
 		Host: host.Name, Dir: filepath.Join(cfg.Dir, "agent"), Socket: cfg.Socket,
 		Control: client, Sink: client, Kept: state, Applied: own.applied(cfg.Logger),

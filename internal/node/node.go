@@ -19,6 +19,7 @@ import (
 	"github.com/parleymesh/parley/internal/control/api"
 	"github.com/parleymesh/parley/internal/fault"
 	"github.com/parleymesh/parley/internal/identity"
+	"github.com/parleymesh/parley/internal/keys"
 	"github.com/parleymesh/parley/internal/mesh"
 	"github.com/parleymesh/parley/internal/metric"
 	"github.com/parleymesh/parley/internal/node/agent"
@@ -137,13 +138,16 @@ func Start(ctx context.Context, cfg Config) (*Node, error) {
 		return nil, err
 	}
 	n := &Node{host: cfg.Host, server: srv, done: make(chan struct{})}
-	if err := n.start(ctx, cfg); err != nil {
+	if err := n.start(ctx, cfg, domain); err != nil {
 		return nil, errors.Join(err, srv.Close())
 	}
 	return n, nil
 }
 
-func (n *Node) start(ctx context.Context, cfg Config) error {
+// masterFile is the master key in a data directory.
+const masterFile = "master.key"
+
+func (n *Node) start(ctx context.Context, cfg Config, domain identity.TrustDomain) error {
 	if _, err := n.server.Resume(ctx); err != nil {
 		return err
 	}
@@ -153,8 +157,12 @@ func (n *Node) start(ctx context.Context, cfg Config) error {
 		if cfg.Wire != nil {
 			plane = cfg.Wire(plane)
 		}
-		var err error
+		master, _, err := keys.OpenMaster(filepath.Join(cfg.Dir, masterFile))
+		if err != nil {
+			return err
+		}
 		n.agent, err = agent.Open(agent.Config{
+			TrustDomain: domain, Master: master,
 			Host: cfg.Host, Dir: filepath.Join(cfg.Dir, "agent"), Socket: cfg.Socket,
 			Control: plane, Sink: n.server.Store(), Clock: cfg.Clock, Logger: cfg.Logger, Metrics: metrics,
 		})

@@ -1,6 +1,10 @@
 package spool
 
-import "os"
+import (
+	"os"
+
+	"github.com/parleymesh/parley/internal/audit"
+)
 
 // OpenAllocating is Open with another way to reserve the space of a segment.
 func OpenAllocating(cfg Config, allocate func(*os.File, int64) error) (*Spool, error) {
@@ -44,4 +48,27 @@ func Inspect(data []byte, first, end uint64) (records int, lost uint64, ok bool)
 		lost += l.to - l.from + 1
 	}
 	return len(c.records), lost, c.header == nil && len(c.losses) == 0
+}
+
+// OffNotes is where the first checkpoint stands.
+const OffNotes = offNotes
+
+// ReadStand reads a page of a checkpoint.
+func ReadStand(page []byte) (size uint64, ok bool) {
+	st := readStand(page)
+	if st == nil || st.check("", nil) != nil {
+		return 0, false
+	}
+	return st.size, true
+}
+
+// WriteCheckpoint signs the tree of the newest checkpoint of a segment anew, into both
+// places.
+func WriteCheckpoint(data []byte, sign func(dst []byte, size uint64, root audit.Hash) []byte) []byte {
+	all := readStands(data)
+	st := all[len(all)-1]
+	st.note = sign(nil, st.size, st.tree().Root())
+	st.write(data, 0)
+	st.write(data, 1)
+	return data
 }

@@ -8,6 +8,7 @@ import (
 	"sync"
 
 	"github.com/parleymesh/parley/internal/audit"
+	"github.com/parleymesh/parley/internal/audit/checkpoint"
 )
 
 // Run seals what is recorded, 50 ms after it was, keeps a segment prepared for the
@@ -267,6 +268,10 @@ func (s *Spool) sign(g *segment) {
 	defer s.mu.Unlock()
 	s.signed = st
 }
+
+// Key is the public key by which checkpoints of the log are verified, nil where none
+// are signed.
+func (s *Spool) Key() *checkpoint.Verifier { return s.verifier() }
 
 // Checkpoint is the newest signed checkpoint and how many entries it is of; a nil
 // note where there is none.

@@ -78,6 +78,9 @@ type Config struct {
 	Dir string
 	// Socket is the path of the SPIFFE Workload API.
 	Socket string
+	// TrustDomain is the realm of the agent, and Master what seals the key of its log.
+	TrustDomain identity.TrustDomain
+	Master      Sealer
 	// Control is the server, Sink where access events are collected.
 	Control ControlPlane
 	Sink    collect.Sink
@@ -147,7 +150,7 @@ func Open(cfg Config) (*Agent, error) {
 	if err := os.MkdirAll(logDir, 0o700); err != nil {
 		return nil, fault.Wrap(cause(err), fault.DirUnusable, "ls -ld "+filepath.Dir(cfg.Dir)+" "+cfg.Dir, "the agent's directory %s cannot be made", logDir)
 	}
-	sp, err := spool.Open(spool.Config{Dir: logDir, Log: cfg.Host, Clock: cfg.Clock, Logger: cfg.Logger})
+	sp, err := spool.Open(spool.Config{Dir: logDir, Log: cfg.Host, Key: cfg.logKey, Clock: cfg.Clock, Logger: cfg.Logger})
 	if err != nil {
 		return nil, err
 	}

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"net"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -9,6 +10,7 @@ import (
 	"time"
 
 	"github.com/parleymesh/parley/internal/audit"
+	"github.com/parleymesh/parley/internal/audit/spool"
 	"github.com/parleymesh/parley/internal/control/api"
 	"github.com/parleymesh/parley/internal/enrol/attest"
 	"github.com/parleymesh/parley/internal/fault"
@@ -151,8 +153,21 @@ func (a *Agent) Findings() []api.Finding {
 		f := nameFault(p)
 		out = append(out, api.Finding{Code: string(f.Code), Message: f.Message, Help: f.Hint})
 	}
+	for _, t := range a.spool.Troubles() {
+		f := logFault(t, filepath.Join(a.cfg.Dir, "log"))
+		out = append(out, api.Finding{Code: string(f.Code), Message: f.Message, Help: f.Hint})
+	}
 	slices.SortFunc(out, func(x, y api.Finding) int { return strings.Compare(x.Message, y.Message) })
 	return out
+}
+
+// logFault says what is wrong with the agent's own log, and since when.
+func logFault(t spool.Trouble, dir string) *fault.Fault {
+	hint := "ls -la " + dir + "; parley audit search --action audit.degraded says when it began"
+	if t.Code == fault.LogFull {
+		hint = "df -h " + dir + ": make room; recording goes on by itself"
+	}
+	return fault.New(t.Code, hint, "the agent's audit log, since %s: %s (%s)", t.Since.UTC().Format(time.RFC3339), t.Message, t.Reason)
 }
 
 // issuerFault says what is wrong with the keys of an issuer. The issuer may have
