@@ -14,12 +14,12 @@ import (
 	"io/fs"
 	"os"
 	"os/signal"
-	"strings"
 	"syscall"
 
 	"github.com/parleymesh/parley/internal/audit/checkpoint"
 	"github.com/parleymesh/parley/internal/audit/offline"
 	"github.com/parleymesh/parley/internal/audit/tiles"
+	"github.com/parleymesh/parley/internal/visible"
 )
 
 const usage = `usage: parley-audit-verify --key KEY [--key KEY] [--pin FILE]... [--json] EXPORT | PROOF
@@ -76,7 +76,7 @@ func run(args []string, out, errs io.Writer) int {
 		if err != nil {
 			return complain(errs, err, "")
 		}
-		fmt.Fprintln(out, offline.Clean(string(document)))
+		fmt.Fprintln(out, string(visible.JSON(document)))
 	} else {
 		fmt.Fprint(out, report.Text())
 	}
@@ -166,7 +166,7 @@ func hint(err error) string {
 }
 
 func complain(errs io.Writer, err error, hint string) int {
-	fmt.Fprintf(errs, "error: %s\n", offline.Clean(strings.TrimSpace(err.Error())))
+	fmt.Fprintf(errs, "error: %s\n", visible.Text(err.Error()))
 	if hint != "" {
 		fmt.Fprintf(errs, "hint: %s\n", hint)
 	}

@@ -184,7 +184,7 @@ func TestImports(t *testing.T) {
 	t.Parallel()
 	const module = "github.com/parleymesh/parley/"
 	allowed := map[string]bool{
-		"internal/audit": true, "internal/audit/checkpoint": true, "internal/audit/offline": true, "internal/audit/tiles": true, "internal/identity": true,
+		"internal/audit": true, "internal/audit/checkpoint": true, "internal/audit/offline": true, "internal/audit/tiles": true, "internal/identity": true, "internal/visible": true,
 		"golang.org/x/mod/sumdb/note": true, "golang.org/x/mod/sumdb/tlog": true,
 	}
 	seen := map[string]bool{}

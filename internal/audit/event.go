@@ -76,7 +76,7 @@ func Actions() []Action {
 		Call, HandshakeRefused, ConnectionRefused, ProcessRefused, WorkloadRefused, WorkloadServed, SVIDIssued, JWTIssued,
 		IssueRefused, CACreated, ConfigApplied, ConfigRolledBack, KeyCreated, KeyRevoked, JoinCreated, HostJoined,
 		JoinRefused, AgentConnected, AgentLost, AgentRefused, IdentityBanned, IdentityUnbanned, MeshVerified, AdminRefused,
-		ServerStarted, AgentStarted, ListenerFailed, PlaintextEnded, Gap, Degraded, Recovered, Forked, Finding,
+		ServerStarted, AgentStarted, ListenerFailed, PlaintextEnded, Gap, Forked, Degraded, Recovered, Finding,
 	}
 }
 

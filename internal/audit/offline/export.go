@@ -9,6 +9,7 @@ import (
 	"github.com/parleymesh/parley/internal/audit"
 	"github.com/parleymesh/parley/internal/audit/checkpoint"
 	"github.com/parleymesh/parley/internal/audit/tiles"
+	"golang.org/x/mod/sumdb/tlog"
 )
 
 // Export verifies the export in a directory: the signature of its checkpoint, every
@@ -237,7 +238,7 @@ func (w *walk) compute(id tiles.ID) ([]byte, error) {
 	known, _ := w.dir.Tile(id) // for entries without a body
 	hashes := make([]byte, 0, id.Width*32)
 	for i, e := range entries {
-		h := audit.LeafHash(e)
+		h := leafHash(e)
 		if len(e) == 0 {
 			if known == nil {
 				return nil, nil
@@ -272,7 +273,7 @@ func (w *walk) entries(id tiles.ID, hashes []byte) error {
 		if hashes == nil {
 			break // that the tile is missing was reported
 		}
-		leaf, want := audit.LeafHash(e), audit.Hash(hashes[i*32:i*32+32])
+		leaf, want := leafHash(e), audit.Hash(hashes[i*32:i*32+32])
 		switch {
 		case len(e) == 0:
 			w.r.pruned(first + uint64(i))
@@ -301,15 +302,15 @@ func (w *walk) broken(id tiles.ID, entries [][]byte, hashes []byte, err error) {
 		return h
 	}
 	i := 0
-	for i < len(entries) && (len(entries[i]) == 0 || audit.LeafHash(entries[i]) == hash(i)) {
+	for i < len(entries) && (len(entries[i]) == 0 || leafHash(entries[i]) == hash(i)) {
 		i++
 	}
 	first := id.N*tiles.Width + uint64(min(i, id.Width-1))
 	what := err.Error()
 	switch {
-	case i < len(entries) && audit.LeafHash(entries[i]) == hash(i+1):
+	case i < len(entries) && leafHash(entries[i]) == hash(i+1):
 		what = "it was taken out: the one after it stands in its place"
-	case i+1 < len(entries) && audit.LeafHash(entries[i+1]) == hash(i):
+	case i+1 < len(entries) && leafHash(entries[i+1]) == hash(i):
 		what = "another entry was put in before it"
 	}
 	w.r.find(Finding{
@@ -335,6 +336,10 @@ func indexOf(hashes []byte, h audit.Hash) int {
 	}
 	return -1
 }
+
+// leafHash is that of the bytes as they are. audit.LeafHash leaves a private part out
+// of account, and so would not see one that somebody added to an export.
+func leafHash(entry []byte) audit.Hash { return audit.Hash(tlog.RecordHash(entry)) }
 
 // rootOf is the root of a tree that has these tiles at its edge; where one is
 // missing it is none.

@@ -5,8 +5,8 @@ import (
 	"errors"
 	"fmt"
 
-	"github.com/parleymesh/parley/internal/audit"
 	"github.com/parleymesh/parley/internal/audit/tiles"
+	"github.com/parleymesh/parley/internal/visible"
 )
 
 // ErrPruned says that a proof file has no event in it.
@@ -36,9 +36,9 @@ func Proof(data []byte, name string, given Given) (*Report, error) {
 		return nil, err
 	}
 	if json.Valid(p.Event) {
-		r.Event = json.RawMessage(Clean(string(p.Event)))
+		r.Event = json.RawMessage(visible.JSON(p.Event))
 	}
-	if err := tiles.CheckInclusion(p.Hashes, c.Size, c.Root, p.Index, audit.LeafHash(p.Event)); err != nil {
+	if err := tiles.CheckInclusion(p.Hashes, c.Size, c.Root, p.Index, leafHash(p.Event)); err != nil {
 		r.find(Finding{Kind: "entry", File: name, Entries: &Range{p.Index, p.Index}, What: "the event is not in the tree there: it, its index or the hashes were changed"})
 	} else {
 		r.Verified = 1

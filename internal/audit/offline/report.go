@@ -5,8 +5,8 @@ import (
 	"fmt"
 	"strings"
 	"time"
-	"unicode"
-	"unicode/utf16"
+
+	"github.com/parleymesh/parley/internal/visible"
 )
 
 const (
@@ -120,7 +120,7 @@ func (r *Report) Text() string {
 	}
 	if r.Intact {
 		fmt.Fprintf(&t, "\nintact: %s\n", r.verdict())
-		return Clean(t.String())
+		return visible.Lines(t.String())
 	}
 	fmt.Fprintf(&t, "\nNOT INTACT: %s, and this is wrong:\n", r.verdict())
 	for i, f := range r.Findings {
@@ -133,7 +133,7 @@ func (r *Report) Text() string {
 	if r.More {
 		fmt.Fprintf(&t, "  it was not looked further: at least %d are wrong\n", len(r.Findings))
 	}
-	return Clean(t.String())
+	return visible.Lines(t.String())
 }
 
 func (r *Report) period() string {
@@ -229,26 +229,4 @@ func indented(event json.RawMessage) string {
 		return fmt.Sprintf("%q", string(event))
 	}
 	return string(out)
-}
-
-// Clean writes what a terminal might obey, and what looks like nothing, as escapes
-// of JSON: within its strings the same text.
-func Clean(s string) string {
-	bad := func(r rune) bool { return r != '\n' && !unicode.IsPrint(r) }
-	if !strings.ContainsFunc(s, bad) {
-		return strings.ToValidUTF8(s, "\ufffd")
-	}
-	var b strings.Builder
-	for _, r := range s {
-		switch {
-		case !bad(r):
-			b.WriteRune(r)
-		case r > 0xffff:
-			hi, lo := utf16.EncodeRune(r)
-			fmt.Fprintf(&b, `\u%04x\u%04x`, hi, lo)
-		default:
-			fmt.Fprintf(&b, `\u%04x`, r)
-		}
-	}
-	return b.String()
 }

@@ -60,7 +60,7 @@ func (w *walk) body(n uint64) []byte {
 	if i >= len(w.beside.entries) || len(w.beside.hashes) < 32*i+32 {
 		return nil
 	}
-	if body := w.beside.entries[i]; audit.LeafHash(body) == audit.Hash(w.beside.hashes[32*i:32*i+32]) {
+	if body := w.beside.entries[i]; leafHash(body) == audit.Hash(w.beside.hashes[32*i:32*i+32]) {
 		return body
 	}
 	return nil

@@ -2,7 +2,7 @@ package tiles_test
 
 import (
 	"bytes"
-	"encoding/binary"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -25,7 +25,7 @@ func entry(n uint64) []byte {
 	if n%97 == 5 {
 		return nil
 	}
-	return bytes.Repeat(binary.BigEndian.AppendUint64(nil, n), 1+int(n%13))
+	return bytes.Repeat(fmt.Appendf(nil, "%08x", n), 1+int(n%13))
 }
 
 func logKey(t testing.TB, name string) *checkpoint.Signer {
@@ -304,6 +304,47 @@ func TestOpenWriterRefuses(t *testing.T) {
 
 func put(dir, name, data string) error {
 	return os.WriteFile(filepath.Join(dir, name), []byte(data), 0o600)
+}
+
+// What is private in a body leaves the house with no export and no proof.
+func TestNothingPrivateIsExported(t *testing.T) {
+	t.Parallel()
+	const committed, private = `{"schema":1,"caller":{"person":"x"}}`, `{"schema":1,"caller":{"person":"x"},"private":{"salt":"AAAA","subject":"alice"}}`
+	leaf := audit.LeafHash([]byte(private))
+	if leaf != audit.LeafHash([]byte(committed)) {
+		t.Fatal("the private part is in the leaf")
+	}
+	key, dir := logKey(t, origin), t.TempDir()
+	w, err := tiles.OpenWriter(dir, origin)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	var tree audit.Tree
+	tree.Append(leaf)
+	signed := key.Sign(nil, 1, tree.Root())
+	if err := errors.Join(w.Append([]byte(private), leaf), w.Finish(signed)); err != nil {
+		t.Fatal(err)
+	}
+	d, err := tiles.OpenDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	if entries, err := d.Bundle(0, 1); err != nil || string(entries[0]) != committed {
+		t.Errorf("exported: %s, %v", entries, err)
+	}
+	proof := &tiles.ProofFile{Event: []byte(private), Checkpoint: signed}
+	got, err := tiles.ParseProofFile(proof.AppendText(nil))
+	if err != nil || string(got.Event) != committed {
+		t.Errorf("proved: %+v, %v", got, err)
+	}
+	// Nor is one read that has it.
+	whole := base64.StdEncoding.EncodeToString([]byte(private))
+	text := strings.Replace(string(proof.AppendText(nil)), base64.StdEncoding.EncodeToString([]byte(committed)), whole, 1)
+	if _, err := tiles.ParseProofFile([]byte(text)); !errors.Is(err, tiles.ErrProofFile) {
+		t.Errorf("a proof with a private part: %v", err)
+	}
 }
 
 // A full tile stands in for the partial one that it has grown out of.

@@ -36,12 +36,12 @@ type ProofFile struct {
 	Checkpoint []byte
 }
 
-// AppendText appends the file.
+// AppendText appends the file, in which no private part of the event is.
 func (p *ProofFile) AppendText(dst []byte) []byte {
 	dst = append(dst, proofHeader+"\n"...)
-	if len(p.Event) > 0 {
+	if event := audit.Committed(p.Event); len(event) > 0 {
 		dst = append(dst, "extra "...)
-		dst = base64.StdEncoding.AppendEncode(dst, p.Event)
+		dst = base64.StdEncoding.AppendEncode(dst, event)
 		dst = append(dst, '\n')
 	}
 	dst = append(dst, "index "...)

@@ -127,11 +127,12 @@ func (w *Writer) checkEmpty() error {
 // Size is the number of entries in the export: the index of the next one.
 func (w *Writer) Size() uint64 { return w.edge.Size() + uint64(len(w.leaves)) }
 
-// Append adds the next entry and its leaf hash. Of one whose body was pruned the
-// entry is empty and the hash is left.
+// Append adds the next entry and its leaf hash: of a body with a private part what is
+// committed of it. Of one whose body was pruned the entry is empty and the hash is
+// left.
 func (w *Writer) Append(entry []byte, leaf audit.Hash) error {
 	var err error
-	if w.bundle, err = AppendEntry(w.bundle, entry); err != nil {
+	if w.bundle, err = AppendEntry(w.bundle, audit.Committed(entry)); err != nil {
 		return fmt.Errorf("entry %d: %w", w.Size(), err)
 	}
 	w.leaves = append(w.leaves, leaf)
