@@ -91,7 +91,7 @@ func (a *app) root() *cobra.Command {
 	root.CompletionOptions.DisableDefaultCmd = true
 	root.AddCommand(
 		a.devCommand(), a.serverCommand(), a.agentCommand(), a.joinTokenCommand(), a.banCommand(), a.unbanCommand(), a.applyCommand(), a.configCommand(), a.statusCommand(), a.whyCommand(), a.firewallCommand(), a.verifyCommand(), a.keyCommand(),
-		a.auditCommand(), a.certCommand(), a.caCommand(), a.explainCommand(), a.completionCommand(), a.versionCommand(),
+		a.auditCommand(), a.logCommand(), a.certCommand(), a.caCommand(), a.explainCommand(), a.completionCommand(), a.versionCommand(),
 	)
 	return root
 }

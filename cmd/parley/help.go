@@ -16,7 +16,7 @@ const welcome = `parley - every call between your services encrypted, named, all
   parley apply --dry-run         what your parley.yaml would change
   parley why web orders GET /    may web call orders, and by which rule
 
-  look     status  why     verify  audit   cert
+  look     status  why     verify  audit   cert    log
   change   apply   config  key     ca      ban
   run      server  agent   join-token firewall
   learn    dev     explain version completion

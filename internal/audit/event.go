@@ -57,7 +57,8 @@ const (
 	AgentRefused      Action = "agent.refused"   // a snapshot or its agent was not accepted
 	IdentityBanned    Action = "identity.banned"
 	IdentityUnbanned  Action = "identity.unbanned"
-	MeshVerified      Action = "mesh.verified"   // `parley verify` ran, with what came of it
+	MeshVerified      Action = "mesh.verified" // `parley verify` ran, with what came of it
+	LogLevelChanged   Action = "log.level_changed"
 	AdminRefused      Action = "admin.refused"   // the admin API refused a caller
 	ServerStarted     Action = "server.started"  // start of a process, with its version
 	AgentStarted      Action = "agent.started"   //
@@ -75,7 +76,7 @@ func Actions() []Action {
 	return []Action{
 		Call, HandshakeRefused, ConnectionRefused, ProcessRefused, WorkloadRefused, WorkloadServed, SVIDIssued, JWTIssued,
 		IssueRefused, CACreated, ConfigApplied, ConfigRolledBack, KeyCreated, KeyRevoked, JoinCreated, HostJoined,
-		JoinRefused, AgentConnected, AgentLost, AgentRefused, IdentityBanned, IdentityUnbanned, MeshVerified, AdminRefused,
+		JoinRefused, AgentConnected, AgentLost, AgentRefused, IdentityBanned, IdentityUnbanned, MeshVerified, LogLevelChanged, AdminRefused,
 		ServerStarted, AgentStarted, ListenerFailed, PlaintextEnded, Gap, Forked, Degraded, Recovered, Finding,
 	}
 }

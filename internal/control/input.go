@@ -51,6 +51,8 @@ func input(pattern string) (query, body any) {
 		return nil, &api.CertificateRequest{}
 	case "POST /v1/join-tokens":
 		return nil, &api.JoinTokenRequest{}
+	case "POST /v1/log-levels":
+		return nil, &api.LogLevelRequest{}
 	}
 	return nil, nil
 }

@@ -24,7 +24,7 @@ type Admins interface {
 const (
 	viewer   = "viewer"   // reads everything but secrets
 	operator = "operator" // changes the mesh file, API keys and bans
-	admin    = "admin"    // lets hosts and administrators in
+	admin    = "admin"    // lets hosts and administrators in, and changes what is logged
 )
 
 var roles = []string{viewer, operator, admin}
@@ -47,6 +47,7 @@ var needed = map[string]string{
 	"GET /v1/certificates":              viewer,
 	"GET /v1/bundle":                    viewer,
 	"GET /v1/bans":                      viewer,
+	"GET /v1/log-levels":                viewer,
 	"POST /v1/config":                   operator,
 	"POST /v1/config/rollback":          operator,
 	"POST /v1/keys":                     operator,
@@ -55,6 +56,7 @@ var needed = map[string]string{
 	"POST /v1/verify":                   operator,
 	"DELETE /v1/bans":                   operator,
 	"POST /v1/join-tokens":              admin,
+	"POST /v1/log-levels":               admin,
 	"POST /v1/certificates":             admin,
 }
 

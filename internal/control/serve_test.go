@@ -57,6 +57,7 @@ type house struct {
 	client  *api.Client
 	socket  string
 	logged  *logged
+	levels  *levels
 }
 
 // logged is a log that is written at any time.
@@ -83,10 +84,10 @@ func newServer(t testing.TB) *house {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h := &house{memory: &memory{}, runtime: &runtime{bundle: &identity.Bundle{}}, admins: admins{}, logged: &logged{}}
+	h := &house{memory: &memory{}, runtime: &runtime{bundle: &identity.Bundle{}}, admins: admins{}, logged: &logged{}, levels: newLevels()}
 	h.prober = &prober{runtime: h.runtime}
 	h.server = control.New(control.Config{
-		TrustDomain: td, Revisions: h.memory, Keys: h.memory, Bans: h.memory, Hosts: h.memory, Admins: h.admins, Events: h.memory, Certificates: h.memory, Collector: h.runtime, Runtime: h.runtime, Prober: h.prober,
+		TrustDomain: td, Revisions: h.memory, Keys: h.memory, Bans: h.memory, Hosts: h.memory, Logs: h.levels, Admins: h.admins, Events: h.memory, Certificates: h.memory, Collector: h.runtime, Runtime: h.runtime, Prober: h.prober,
 		Version: api.Version{Version: "0.1.0", GoVersion: "go1.26", API: 1}, Host: "h1", Clock: hurried{}, Logger: logging.New(h.logged, logging.JSON, slog.LevelDebug, hurried{}),
 	})
 	return h

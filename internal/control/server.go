@@ -40,6 +40,7 @@ type Config struct {
 	Runtime      Runtime
 	Prober       Prober
 	Hosts        Hosts
+	Logs         Logs
 	Admins       Admins
 	// Version is the program's.
 	Version api.Version

@@ -100,10 +100,15 @@ type agent struct {
 	// told is the generation up to which the agent has all that it can have, and sent the
 	// digest of the last update: a new generation whose slice is the same is not
 	// sent.
-	told           uint64
-	sent           [sha256.Size]byte
-	wire           uint64 // the generation of the update that was sent last
-	report         link.Report
+	told   uint64
+	sent   [sha256.Size]byte
+	wire   uint64 // the generation of the update that was sent last
+	report link.Report
+	// level is what it logs, empty where it does not say; leveled the order to change
+	// that, nil for none, and relevel the number of the last that it was sent.
+	level          link.LogState
+	leveled        *link.LogOrder
+	relevel        uint64
 	asked, settled uint64 // the newest question to settle, and the newest answer
 	// order is what it was last to try for a verification, and ordered what it was sent
 	// of that.
@@ -194,6 +199,10 @@ type Host struct {
 	// Lacks are the capabilities for want of which it is not.
 	Lacks  []string
 	Report link.Report
+	// Level is what its agent logs, empty where it does not say.
+	Level link.LogState
+	// Capabilities are its agent's.
+	Capabilities []string
 	// Endpoints are those of the report that other agents are told of, at the
 	// addresses where they are called from elsewhere.
 	Endpoints []link.Endpoint
@@ -219,7 +228,7 @@ func (f *Fleet) Hosts() []Host {
 		h := Host{Name: name}
 		if a := f.agents[name]; a != nil {
 			h.Connected, h.Local, h.Version, h.Address = a.connection > 0, a.local(), a.version, a.remote
-			h.Current, h.Lacks, h.Report = f.current(a), a.lacks, a.report
+			h.Current, h.Lacks, h.Report, h.Level, h.Capabilities = f.current(a), a.lacks, a.report, a.level, a.capabilities
 			h.Endpoints = f.announced(name, a)
 			if h.Since = a.since; !h.Connected {
 				h.Since = a.lost

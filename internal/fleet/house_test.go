@@ -39,6 +39,8 @@ type house struct {
 	rec   *recorder
 	addr  string
 	stop  func()
+	// logger is that of clients.
+	logger *slog.Logger
 }
 
 func must[T any](v T, err error) T {
@@ -56,7 +58,7 @@ func newHouse(t testing.TB) *house { return houseOf(t, xtest.NewCA(t, "shop.exam
 
 func houseOf(t testing.TB, ca *xtest.CA, clk clock.Clock) *house {
 	t.Helper()
-	h := &house{t: t, ca: ca, reg: &registrar{ca: ca}, sink: &sink{next: map[string]uint64{}}, rec: &recorder{}}
+	h := &house{t: t, ca: ca, reg: &registrar{ca: ca}, sink: &sink{next: map[string]uint64{}}, rec: &recorder{}, logger: slog.New(slog.DiscardHandler)}
 	h.fleet = fleet.New(fleet.Config{
 		Registrar: h.reg, Sink: h.sink, Recorder: h.rec, Host: "srv", Version: "v1", Clock: clk, Logger: slog.New(slog.DiscardHandler),
 	})
@@ -205,7 +207,7 @@ func (h *house) client(host string, src identity.Source, addr ...string) *link.C
 	h.t.Helper()
 	c, err := link.NewClient(link.ClientConfig{
 		Addresses: addr, Host: host, Source: src, Server: serverID(h.ca), Version: "v1", Settle: func(context.Context) {},
-		Clock: clock.System{}, Logger: slog.New(slog.DiscardHandler),
+		Clock: clock.System{}, Logger: h.logger,
 	})
 	if err != nil {
 		h.t.Fatal(err)

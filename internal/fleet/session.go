@@ -311,7 +311,7 @@ func (f *Fleet) greet(ctx context.Context, host string, s stream) (*link.Hello, 
 	}
 	h := m.Hello
 	switch {
-	case h == nil || m.Report != nil || m.Settled > 0:
+	case h == nil || m.Kinds() != 1:
 		return nil, fmt.Errorf("%w: it did not begin with a hello", link.ErrMessage)
 	case h.Protocol != link.Protocol:
 		return nil, fmt.Errorf("%w: protocol %d, and this server speaks %d", link.ErrMessage, h.Protocol, link.Protocol)
@@ -347,6 +347,11 @@ func (f *Fleet) tell(ctx context.Context, host string, connection uint64, s stre
 			}
 			asked = n
 		}
+		if o := f.levelOrder(host, connection); o != nil {
+			if err := s.SendMsg(&link.ServerMessage{LogLevel: o}); err != nil {
+				return err
+			}
+		}
 		if o := f.order(host, connection); o != nil {
 			if err := s.SendMsg(&link.ServerMessage{Assess: o}); err != nil {
 				return err
@@ -374,18 +379,26 @@ func (f *Fleet) tell(ctx context.Context, host string, connection uint64, s stre
 
 // listen takes reports until the stream ends.
 func (f *Fleet) listen(ctx context.Context, host string, connection uint64, s stream) error {
-	var reports, moves pace
+	var reports, moves, levels pace
 	for {
 		var m link.AgentMessage
 		if err := s.RecvMsg(&m); err != nil {
 			return err
 		}
-		if m.Settled > 0 && m.Report == nil && m.Hello == nil {
+		switch {
+		case m.Kinds() != 1 || m.Hello != nil:
+			return fmt.Errorf("%w: neither a report nor anything else that is known", link.ErrMessage)
+		case m.Settled > 0:
 			f.answered(host, connection, m.Settled)
 			continue
-		}
-		if m.Report == nil || m.Hello != nil || m.Settled > 0 {
-			return fmt.Errorf("%w: neither a report nor anything else that is known", link.ErrMessage)
+		case m.LogLevel != nil:
+			if err := f.leveled(host, connection, m.LogLevel); err != nil {
+				return err
+			}
+			if wait := levels.wait(f.cfg.Clock.Now(), reportPeriod, reportBurst); wait > 0 && f.cfg.Clock.Sleep(ctx, wait) != nil {
+				return nil
+			}
+			continue
 		}
 		tame(m.Report)
 		now := f.cfg.Clock.Now()

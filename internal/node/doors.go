@@ -17,6 +17,7 @@ import (
 	"github.com/parleymesh/parley/internal/control/api"
 	"github.com/parleymesh/parley/internal/fleet/link"
 	"github.com/parleymesh/parley/internal/identity"
+	"github.com/parleymesh/parley/internal/logging"
 	"github.com/parleymesh/parley/internal/metric"
 	"github.com/parleymesh/parley/internal/node/server"
 )
@@ -30,7 +31,7 @@ func openDoors(cfg Config, srv *server.Server, rt *runtime, registry *metric.Reg
 	}
 	admin := control.New(control.Config{
 		TrustDomain: srv.Bundle().TrustDomain, Revisions: srv.Store(), Keys: srv.Store(), Bans: srv.Store(), Events: evidence{srv.Store(), rt.node.agent}, Certificates: rt, Collector: rt,
-		Runtime: rt, Prober: prober{rt.node}, Hosts: hosts{srv}, Admins: hosts{srv}, Version: cfg.Version, Host: cfg.Host, Clock: cfg.Clock, Logger: cfg.Logger,
+		Runtime: rt, Prober: prober{rt.node}, Hosts: hosts{srv}, Logs: logs{srv, logging.Of(cfg.Logger)}, Admins: hosts{srv}, Version: cfg.Version, Host: cfg.Host, Clock: cfg.Clock, Logger: cfg.Logger,
 	})
 	doors := []door{{l, admin}}
 	if remote := srv.Admins(); remote != nil {

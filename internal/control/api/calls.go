@@ -80,6 +80,16 @@ func (c *Client) IssueCertificate(ctx context.Context, r CertificateRequest) (*N
 	return decode[NewCertificate](c, ctx, func(ctx context.Context) (*http.Response, error) { return c.requests.IssueCertificate(ctx, r) })
 }
 
+// LogLevels are what the server and each agent log.
+func (c *Client) LogLevels(ctx context.Context) (*LogLevelList, error) {
+	return decode[LogLevelList](c, ctx, func(ctx context.Context) (*http.Response, error) { return c.requests.ListLogLevels(ctx) })
+}
+
+// SetLogLevel changes that for a time.
+func (c *Client) SetLogLevel(ctx context.Context, r LogLevelRequest) (*LogLevelList, error) {
+	return decode[LogLevelList](c, ctx, func(ctx context.Context) (*http.Response, error) { return c.requests.SetLogLevel(ctx, r) })
+}
+
 // Bans are the identities that take no part.
 func (c *Client) Bans(ctx context.Context) (*BanList, error) {
 	return decode[BanList](c, ctx, func(ctx context.Context) (*http.Response, error) { return c.requests.ListBans(ctx) })

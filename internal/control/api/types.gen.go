@@ -525,6 +525,47 @@ type ListenerStatus struct {
 	Target string `json:"target,omitempty,omitzero"`
 }
 
+// LogLevel defines model for LogLevel.
+type LogLevel struct {
+	// Host The agent's.
+	Host string `json:"host,omitempty,omitzero"`
+
+	// Level What it logs; absent where it does not say.
+	Level string `json:"level,omitempty,omitzero"`
+
+	// Normal What it was started with.
+	Normal string `json:"normal,omitempty,omitzero"`
+
+	// Note Why it does not say, or was not changed.
+	Note string `json:"note,omitempty,omitzero"`
+
+	// Process server, or agent.
+	Process string `json:"process"`
+
+	// Until When that is in force again; absent where it is.
+	Until time.Time `json:"until,omitempty,omitzero"`
+}
+
+// LogLevelList defines model for LogLevelList.
+type LogLevelList struct {
+	Items []LogLevel `json:"items"`
+}
+
+// LogLevelRequest defines model for LogLevelRequest.
+type LogLevelRequest struct {
+	// All The server and every agent that is connected.
+	All bool `json:"all,omitempty,omitzero"`
+
+	// Hosts Whose agents; none is the server.
+	Hosts []string `json:"hosts,omitempty,omitzero"`
+
+	// Level debug, info, warn or error; default is what the process was started with.
+	Level string `json:"level"`
+
+	// Seconds How long, 1 to 86400; 600 where it is not said.
+	Seconds int64 `json:"seconds,omitempty,omitzero"`
+}
+
 // LogReport defines model for LogReport.
 type LogReport struct {
 	// After When the last event before what is wrong was.
@@ -1019,6 +1060,9 @@ type CreateJoinTokenJSONRequestBody = JoinTokenRequest
 
 // CreateKeyJSONRequestBody defines body for CreateKey for application/json ContentType.
 type CreateKeyJSONRequestBody = KeyRequest
+
+// SetLogLevelJSONRequestBody defines body for SetLogLevel for application/json ContentType.
+type SetLogLevelJSONRequestBody = LogLevelRequest
 
 // VerifyMeshJSONRequestBody defines body for VerifyMesh for application/json ContentType.
 type VerifyMeshJSONRequestBody = VerifyRequest

@@ -20,6 +20,7 @@ import (
 	"github.com/parleymesh/parley/internal/audit"
 	"github.com/parleymesh/parley/internal/clock"
 	"github.com/parleymesh/parley/internal/identity"
+	"github.com/parleymesh/parley/internal/logging"
 	"github.com/parleymesh/parley/internal/mtls"
 )
 
@@ -59,6 +60,7 @@ type ClientConfig struct {
 type Client struct {
 	cfg    ClientConfig
 	dialer *mtls.Dialer
+	levels *logging.Levels // nil where they are fixed
 
 	mu        sync.Mutex       // guards what follows
 	conn      *grpc.ClientConn // what streams and calls go over
@@ -68,6 +70,7 @@ type Client struct {
 	wire      uint64   // the server's own number of update, 0 for one of another connection
 	refused   *refusal // of an update that is newer than that; nil where there is none
 	report    *Report
+	relevel   uint64 // the newest LogLevel that was done, on this stream
 	settled   uint64 // the newest Settle that was done, on this stream
 	orders    []assess.Order
 	ordered   chan struct{} // closed at the next order
@@ -85,7 +88,7 @@ type refusal struct {
 
 // NewClient is a client that does not connect before Run or a call.
 func NewClient(cfg ClientConfig) (*Client, error) {
-	c := &Client{cfg: cfg, changed: make(chan struct{}), reported: make(chan struct{}), ordered: make(chan struct{}), failure: ErrUnreachable}
+	c := &Client{cfg: cfg, levels: logging.Of(cfg.Logger), changed: make(chan struct{}), reported: make(chan struct{}), ordered: make(chan struct{}), failure: ErrUnreachable}
 	if cfg.Last != nil {
 		last := *cfg.Last
 		last.Generation = 1
@@ -219,6 +222,11 @@ func (c *Client) receive(ctx context.Context, s grpc.ClientStream) error {
 			continue
 		case m.Withdraw != nil:
 			c.withdraw(m.Withdraw)
+			continue
+		case m.LogLevel != nil:
+			if err := c.setLevel(m.LogLevel); err != nil {
+				return err
+			}
 			continue
 		}
 		u, err := m.Update.Update()
@@ -366,10 +374,18 @@ func (c *Client) Spread(ctx context.Context) {
 func (c *Client) send(ctx context.Context, s *stream) error {
 	var last *Report
 	var said uint64
+	var level *LogState
 	for {
 		c.mu.Lock()
 		r, settled, reported := c.report, c.settled, c.reported
 		c.mu.Unlock()
+		now, relevelled := c.level(s.capabilities)
+		if now != nil && (level == nil || *now != *level) {
+			if err := s.SendMsg(&AgentMessage{LogLevel: now}); err != nil {
+				return err
+			}
+			level = now
+		}
 		if r != nil && r != last {
 			if err := s.SendMsg(&AgentMessage{Report: r.readable(s.capabilities)}); err != nil {
 				return err
@@ -384,6 +400,7 @@ func (c *Client) send(ctx context.Context, s *stream) error {
 		}
 		select {
 		case <-reported:
+		case <-relevelled:
 		case <-ctx.Done():
 			return s.CloseSend()
 		}

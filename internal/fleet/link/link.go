@@ -135,11 +135,14 @@ const (
 	Verify = "verify"
 	// Withdraws says that an agent takes ServerMessage.Withdraw.
 	Withdraws = "withdraw"
+	// LogLevels says that an agent takes ServerMessage.LogLevel and tells its own, and
+	// that a server hears of that.
+	LogLevels = "log_level"
 )
 
 // Capabilities are those of this program, in order.
 func Capabilities() []string {
-	return []string{Gaps, Balance, EdgeFront, Health, Listed, Plaintext, Settles, Tokens, Verify, WebSocket, Withdraws}
+	return []string{Gaps, Balance, EdgeFront, Health, Listed, LogLevels, Plaintext, Settles, Tokens, Verify, WebSocket, Withdraws}
 }
 
 // Needs are the capabilities without which s would not be enforced as it is meant.

@@ -68,7 +68,7 @@ func (c *Client) greet(ctx context.Context, cancel context.CancelCauseFunc, conn
 		}
 	}()
 	hello := &Hello{
-		Protocol: Protocol, Version: c.cfg.Version, Capabilities: Capabilities(), Host: c.cfg.Host,
+		Protocol: Protocol, Version: c.cfg.Version, Capabilities: c.capabilities(), Host: c.cfg.Host,
 		Advertise: c.cfg.Advertise, Now: c.cfg.Clock.Now().UTC(),
 	}
 	if err := s.SendMsg(&AgentMessage{Hello: hello}); err != nil {
@@ -166,7 +166,7 @@ func (c *Client) begin() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.connected, c.failure = true, nil
-	c.wire, c.refused, c.settled = 0, nil, 0
+	c.wire, c.refused, c.settled, c.relevel = 0, nil, 0, 0
 	if c.report != nil {
 		r := *c.report
 		r.Generation = 0

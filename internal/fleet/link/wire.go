@@ -125,6 +125,40 @@ type AgentMessage struct {
 	Report *Report `json:"report,omitempty"`
 	// Settled answers the Settle of the same number.
 	Settled uint64 `json:"settled,omitempty"`
+	// LogLevel is what the agent logs, at first and whenever that is another. It is sent
+	// only to a server that has the capability of that name.
+	LogLevel *LogState `json:"log_level,omitempty"`
+}
+
+// Kinds is how many of the fields are set: a message has one.
+func (m *AgentMessage) Kinds() (n int) {
+	for _, set := range []bool{m.Hello != nil, m.Report != nil, m.Settled > 0, m.LogLevel != nil} {
+		if set {
+			n++
+		}
+	}
+	return n
+}
+
+// A LogOrder changes what an agent logs.
+type LogOrder struct {
+	// Number is told back in LogState.
+	Number uint64 `json:"number"`
+	// Level is one of package logging; empty is what the agent was started with.
+	Level string `json:"level,omitempty"`
+	// Seconds is how long, at least 1 where there is a level.
+	Seconds int64 `json:"seconds,omitempty"`
+}
+
+// A LogState is what an agent logs.
+type LogState struct {
+	// Number is that of the last order on this stream, 0 for none.
+	Number uint64 `json:"number"`
+	Level  string `json:"level"`
+	// Normal is the level that it was started with, and Until when that is in force
+	// again; zero where it is.
+	Normal string    `json:"normal"`
+	Until  time.Time `json:"until,omitzero"`
 }
 
 // A ServerMessage is one message of a server's stream: exactly one field is set,
@@ -138,11 +172,13 @@ type ServerMessage struct {
 	Assess *assess.Order `json:"assess,omitempty"`
 	// Withdraw is for an agent that lacks what the newest snapshot needs.
 	Withdraw *Withdrawal `json:"withdraw,omitempty"`
+	// LogLevel changes what the agent logs.
+	LogLevel *LogOrder `json:"log_level,omitempty"`
 }
 
 // kinds is how many of the fields are set.
 func (m *ServerMessage) kinds() (n int) {
-	for _, set := range []bool{m.Welcome != nil, m.Update != nil, m.Settle > 0, m.Assess != nil, m.Withdraw != nil} {
+	for _, set := range []bool{m.Welcome != nil, m.Update != nil, m.Settle > 0, m.Assess != nil, m.Withdraw != nil, m.LogLevel != nil} {
 		if set {
 			n++
 		}
