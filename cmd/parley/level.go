@@ -23,8 +23,8 @@ func (a *app) logLevelCommand() *cobra.Command {
 with (--log-level), which is in force again once the time is over. At debug each
 call is one line, with the ids by which parley audit finds it.
 
-Without --host and --all it is the server that is changed. Who changed what is in
-the audit log. Exit code 1: a process that was asked does not do so.`,
+Without --host and --all it is the server that is changed. Who changed what is
+in the audit log. Exit code 1: a process that was asked does not do so.`,
 		Example: `  parley log level                          what each of them logs
   parley log level debug                    the server, for ten minutes
   parley log level debug --host web1 --for 1h
