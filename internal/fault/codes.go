@@ -52,6 +52,7 @@ const (
 	StoreRefused     Code = "PAR-3013" // the database server does not let Parley in
 	StoreUntrusted   Code = "PAR-3014" // the database server does not prove who it is
 	StoreUnfit       Code = "PAR-3015" // a database server or a database that Parley cannot use
+	LogForked        Code = "PAR-3017" // an audit log shows another past than it had
 
 	// The agent and its listeners.
 	PortOccupied  Code = "PAR-4001" // another process listens on the address

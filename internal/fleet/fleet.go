@@ -21,6 +21,7 @@ import (
 
 	"github.com/parleymesh/parley/internal/assess"
 	"github.com/parleymesh/parley/internal/audit"
+	"github.com/parleymesh/parley/internal/audit/collect"
 	"github.com/parleymesh/parley/internal/clock"
 	"github.com/parleymesh/parley/internal/enrol/ca"
 	"github.com/parleymesh/parley/internal/fleet/link"
@@ -37,10 +38,10 @@ type Registrar interface {
 	Bundle() *identity.Bundle
 }
 
-// A Sink keeps the events of agents: collect.Sink.
+// A Sink keeps the events of agents, witnesses their logs, and shows the server's.
 type Sink interface {
-	Cursor(ctx context.Context, log string) (uint64, error)
-	Collect(ctx context.Context, log string, entries []audit.Entry) error
+	collect.Sink
+	collect.Counterpart
 }
 
 // A Recorder records what concerns the fleet itself.

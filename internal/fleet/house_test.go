@@ -17,6 +17,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 
 	"github.com/parleymesh/parley/internal/audit"
+	logs "github.com/parleymesh/parley/internal/audit/collect"
 	"github.com/parleymesh/parley/internal/clock"
 	"github.com/parleymesh/parley/internal/enrol/ca"
 	"github.com/parleymesh/parley/internal/fleet"
@@ -331,8 +332,29 @@ func (r *registrar) Bundle() *identity.Bundle {
 }
 
 type sink struct {
-	mu   sync.Mutex // guards next
-	next map[string]uint64
+	mu     sync.Mutex // guards what follows
+	next   map[string]uint64
+	said   logs.Statement
+	refuse error // what Witness says
+	growth logs.Growth
+}
+
+func (s *sink) Witness(_ context.Context, _ string, said logs.Statement) ([]byte, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.said = said
+	if s.refuse != nil {
+		return nil, fmt.Errorf("canary: %w", s.refuse)
+	}
+	return []byte("receipt"), nil
+}
+
+func (s *sink) Growth(_ context.Context, have uint64) (*logs.Growth, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	g := s.growth
+	g.Proof = make([]audit.Hash, have)
+	return &g, nil
 }
 
 func (s *sink) Cursor(_ context.Context, log string) (uint64, error) {

@@ -17,6 +17,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/parleymesh/parley/internal/audit"
+	"github.com/parleymesh/parley/internal/audit/collect"
 	"github.com/parleymesh/parley/internal/call"
 	"github.com/parleymesh/parley/internal/enrol"
 	"github.com/parleymesh/parley/internal/fault"
@@ -79,6 +80,8 @@ func NewServer(cfg ServerConfig) *Server {
 			{MethodName: "Collect", Handler: unary(s, s.collect)},
 			{MethodName: "IssueProbe", Handler: unary(s, s.issueProbe)},
 			{MethodName: "Assessed", Handler: unary(s, s.assessed)},
+			{MethodName: "Witness", Handler: unary(s, s.witness)},
+			{MethodName: "Growth", Handler: unary(s, s.growth)},
 		},
 		Streams: []grpc.StreamDesc{{StreamName: "Connect", Handler: s.connect, ServerStreams: true, ClientStreams: true}},
 	}, nil)
@@ -219,6 +222,35 @@ func (s *Server) collect(ctx context.Context, r *link.CollectRequest) (*link.Col
 		}
 	}
 	return &link.CollectReply{}, s.cfg.Fleet.cfg.Sink.Collect(ctx, r.Log, r.Entries)
+}
+
+// witness takes what an agent says of its own log.
+func (s *Server) witness(ctx context.Context, r *link.WitnessRequest) (*link.WitnessReply, error) {
+	host, _, err := s.agent(ctx)
+	if err == nil {
+		err = ownLog(host, r.Log)
+	}
+	if err != nil {
+		return nil, err
+	}
+	receipt, err := s.cfg.Fleet.cfg.Sink.Witness(ctx, r.Log, collect.Statement{Host: host, Key: r.Key, Note: r.Note})
+	if errors.Is(err, collect.ErrFork) || errors.Is(err, collect.ErrKey) {
+		err = fault.Wrap(err, fault.LogForked, "parley audit verify, and parley explain "+string(fault.LogForked),
+			"what was collected of the log %s is not what its host signed", r.Log)
+	}
+	return &link.WitnessReply{Receipt: receipt}, err
+}
+
+// growth shows an agent the server's log.
+func (s *Server) growth(ctx context.Context, r *link.GrowthRequest) (*link.GrowthReply, error) {
+	if _, _, err := s.agent(ctx); err != nil {
+		return nil, err
+	}
+	g, err := s.cfg.Fleet.cfg.Sink.Growth(ctx, r.Have)
+	if err != nil {
+		return nil, err
+	}
+	return link.NewGrowthReply(g), nil
 }
 
 func (s *Server) joinHost(ctx context.Context, r *link.JoinRequest) (*link.JoinReply, error) {

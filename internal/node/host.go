@@ -142,7 +142,7 @@ func (n *Node) startHost(cfg HostConfig, state *link.State, host *link.Host) (er
 		TrustDomain: host.Bundle.TrustDomain, Master: master,
 		Firewall: filter, Listens: []string{cfg.Metrics},
 		Host: host.Name, Dir: filepath.Join(cfg.Dir, "agent"), Socket: cfg.Socket,
-		Control: client, Sink: client, Kept: state, Applied: own.applied(cfg.Logger),
+		Control: client, Sink: client, Counterpart: client, Kept: state, Applied: own.applied(cfg.Logger),
 		Clock: cfg.Clock, Logger: cfg.Logger, Metrics: metrics,
 	})
 	if err != nil {

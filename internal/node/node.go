@@ -164,7 +164,7 @@ func (n *Node) start(ctx context.Context, cfg Config, domain identity.TrustDomai
 		n.agent, err = agent.Open(agent.Config{
 			TrustDomain: domain, Master: master,
 			Host: cfg.Host, Dir: filepath.Join(cfg.Dir, "agent"), Socket: cfg.Socket,
-			Control: plane, Sink: n.server.Store(), Clock: cfg.Clock, Logger: cfg.Logger, Metrics: metrics,
+			Control: plane, Sink: n.server.Store(), Counterpart: n.server.Store(), Clock: cfg.Clock, Logger: cfg.Logger, Metrics: metrics,
 		})
 		if err != nil {
 			return err

@@ -72,6 +72,27 @@ func (s *Store) putCheckpoint(ctx context.Context, tx *sql.Tx, log string, c che
 
 func hourOf(us int64) int64 { return us / time.Hour.Microseconds() }
 
+// Growth implements collect.Counterpart.
+func (s *Store) Growth(ctx context.Context, have uint64) (*collect.Growth, error) {
+	const doing = "show the server's log"
+	if s.signer == nil {
+		return nil, fmt.Errorf("%s: %w", doing, errUnsigned)
+	}
+	newest, err := newestCheckpoint(ctx, s.read, s.log)
+	if err != nil {
+		return nil, s.explain(doing, err)
+	}
+	g := &collect.Growth{Key: s.signer.Verifier().String(), Note: newest.note}
+	if size := uint64(newest.size); have > 0 && have < size {
+		// Whole tiles stay as they are, and a partial one holds what it held: the log
+		// may grow meanwhile.
+		if g.Proof, err = tiles.Consistency(ctx, s.loader(s.read, s.log), size, have); err != nil {
+			return nil, s.explain(doing, err)
+		}
+	}
+	return g, nil
+}
+
 // A stored checkpoint; the zero one is none.
 type storedCheckpoint struct {
 	size       int64

@@ -27,14 +27,15 @@ import (
 )
 
 var (
-	_ control.Revisions = (*Store)(nil)
-	_ control.Keys      = (*Store)(nil)
-	_ control.Bans      = (*Store)(nil)
-	_ control.Events    = (*Store)(nil)
-	_ enrol.Registry    = (*Store)(nil)
-	_ enrol.Joins       = (*Store)(nil)
-	_ collect.Sink      = (*Store)(nil)
-	_ collect.Witness   = (*Store)(nil)
+	_ control.Revisions   = (*Store)(nil)
+	_ control.Keys        = (*Store)(nil)
+	_ control.Bans        = (*Store)(nil)
+	_ control.Events      = (*Store)(nil)
+	_ enrol.Registry      = (*Store)(nil)
+	_ enrol.Joins         = (*Store)(nil)
+	_ collect.Sink        = (*Store)(nil)
+	_ collect.Counterpart = (*Store)(nil)
+	_ collect.Witness     = (*Store)(nil)
 )
 
 // Config is what a Store needs: Path, URL or both, and every other field but

@@ -64,6 +64,26 @@ type Witness interface {
 	Witness(ctx context.Context, log string, s Statement) (receipt []byte, err error)
 }
 
+// A Growth is what the server's own log has become.
+type Growth struct {
+	// Key is the log's public key and Note its newest signed checkpoint, as
+	// audit/checkpoint writes them.
+	Key  string
+	Note []byte
+	// Proof shows that its tree grew from the one that was asked about; there is none
+	// where that had no entries or more than it has.
+	Proof []audit.Hash
+}
+
+// A Counterpart is what the writer of a log and the server do for each other, so
+// that neither can take back what it said: the server witnesses the log, and shows
+// its own.
+type Counterpart interface {
+	Witness
+	// Growth is the server's own log now, seen from when it had so many entries.
+	Growth(ctx context.Context, have uint64) (*Growth, error)
+}
+
 const (
 	batch = 256
 	// The waits after an error double from minWait to maxWait.

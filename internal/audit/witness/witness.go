@@ -10,9 +10,9 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net/url"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -58,8 +58,8 @@ type Witness struct {
 	signer *checkpoint.Signer
 	clock  clock.Clock
 
-	mu   sync.Mutex // guards pins, and the files
-	pins map[string]*pin
+	mu   sync.Mutex      // guards pins, and the files
+	pins map[string]*pin // by what the caller calls the log
 }
 
 type pin struct {
@@ -92,7 +92,7 @@ func Open(dir string, signer *checkpoint.Signer, clk clock.Clock) (*Witness, err
 			return nil, fault.Wrap(err, fault.LogBroken, "keep the file for inspection and move it away: the log is pinned anew then, as it is",
 				"the pin %s is damaged", filepath.Join(dir, e.Name()))
 		}
-		w.pins[p.note.Origin] = p
+		w.pins[name] = p
 	}
 	return w, nil
 }
@@ -112,9 +112,6 @@ func (w *Witness) load(name string) (*pin, error) {
 	}
 	if p.note, err = checkpoint.Open(text, p.key, w.signer.Witness()); err != nil {
 		return nil, err
-	}
-	if fileName(p.note.Origin) != name {
-		return nil, fmt.Errorf("it is of %s", p.note.Origin)
 	}
 	for _, c := range p.note.Cosignatures {
 		p.seen = c.Time
@@ -146,18 +143,15 @@ func readFile(path string) ([]byte, error) {
 	return os.ReadFile(path)
 }
 
-// fileName is that of a log's files, without what they end in.
-func fileName(origin string) string { return url.PathEscape(origin) }
-
-// Seen is the size at which a log is pinned, and the key that it was pinned under; 0
-// and nil where it is not yet.
-func (w *Witness) Seen(origin string) (size uint64, key *checkpoint.Verifier) {
+// Seen is the size at which the log that the caller calls name is pinned, 0 where it
+// is not yet.
+func (w *Witness) Seen(name string) uint64 {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if p := w.pins[origin]; p != nil {
-		return p.note.Size, p.key
+	if p := w.pins[name]; p != nil {
+		return p.note.Size
 	}
-	return 0, nil
+	return 0
 }
 
 // Forks are the logs that were found to have another past, until somebody removes
@@ -173,25 +167,29 @@ func (w *Witness) Forks() (all []*Fork) {
 	return all
 }
 
-// Take looks at a checkpoint of the log that signs with key, and at the proof that
-// its tree grew from the pinned one, oldest hash first as RFC 6962 section 2.1.2 has
-// it. Where that holds it is pinned, durably, before Take returns what was cosigned
-// of it. A log that is seen first is pinned as it is, under that key.
+// Take looks at a checkpoint of the log that the caller calls name, which signs with
+// key, and at the proof that its tree grew from the pinned one, in the order of RFC
+// 6962 section 2.1.2. Where that holds it is pinned, durably, before Take returns
+// what was cosigned of it. A log that is seen first is pinned as it is, with its
+// origin and under that key. A name is one that audit.ValidLogName takes.
 //
 // A *Fork is evidence that the log is not the one that it was, and is kept; the pin
 // stays. Any other error says nothing about the log: the note is malformed, or this
 // host's disk fails.
-func (w *Witness) Take(data []byte, key *checkpoint.Verifier, proof []audit.Hash) (cosigned []byte, err error) {
+func (w *Witness) Take(name string, data []byte, key *checkpoint.Verifier, proof []audit.Hash) (cosigned []byte, err error) {
+	if !audit.ValidLogName(name) {
+		return nil, fmt.Errorf("pin %q: %w", name, checkpoint.ErrName)
+	}
 	note, err := checkpoint.Open(data, key)
 	if err != nil {
 		return nil, err
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	p := w.pins[note.Origin]
+	p := w.pins[name]
 	if p != nil {
 		if why := p.consistent(note.Checkpoint, key, proof); why != "" {
-			return nil, w.keepFork(p, data, p.contradicts(note.Checkpoint, why))
+			return nil, w.keepFork(name, p, data, p.contradicts(note.Checkpoint, why))
 		}
 	}
 	now := w.clock.Now().UTC()
@@ -201,7 +199,7 @@ func (w *Witness) Take(data []byte, key *checkpoint.Verifier, proof []audit.Hash
 	if p != nil && note.Size == p.note.Size {
 		return cosigned, nil // nothing new, and so nothing to write
 	}
-	path := filepath.Join(w.dir, fileName(note.Origin))
+	path := filepath.Join(w.dir, name)
 	if p == nil {
 		p = &pin{key: key}
 		if err := keys.Write(path+keySuffix, []byte(key.String()+"\n")); err != nil {
@@ -212,7 +210,7 @@ func (w *Witness) Take(data []byte, key *checkpoint.Verifier, proof []audit.Hash
 		return nil, fmt.Errorf("pin %s: %w", note.Origin, err)
 	}
 	p.note, p.seen = note, now
-	w.pins[note.Origin] = p
+	w.pins[name] = p
 	return cosigned, nil
 }
 
@@ -221,6 +219,8 @@ func (w *Witness) Take(data []byte, key *checkpoint.Verifier, proof []audit.Hash
 func (p *pin) consistent(c checkpoint.Checkpoint, key *checkpoint.Verifier, proof []audit.Hash) string {
 	old := p.note.Checkpoint
 	switch {
+	case c.Origin != old.Origin:
+		return "it is another log, " + strconv.Quote(c.Origin)
 	case key.String() != p.key.String():
 		return "it is signed by another key"
 	case c.Size < old.Size:
@@ -243,12 +243,12 @@ func (p *pin) contradicts(shown checkpoint.Checkpoint, why string) *Fork {
 }
 
 // keepFork keeps the first contradiction.
-func (w *Witness) keepFork(p *pin, data []byte, f *Fork) error {
+func (w *Witness) keepFork(name string, p *pin, data []byte, f *Fork) error {
 	if p.fork != nil {
 		return f
 	}
 	p.fork = f
-	if err := keys.Write(filepath.Join(w.dir, fileName(f.Origin)+forkSuffix), data); err != nil {
+	if err := keys.Write(filepath.Join(w.dir, name+forkSuffix), data); err != nil {
 		return errors.Join(f, fmt.Errorf("keep the evidence: %w", err))
 	}
 	return f

@@ -107,8 +107,8 @@ func open(t *testing.T, dir string, signer *checkpoint.Signer) *witness.Witness 
 
 func (l *log) show(w *witness.Witness) ([]byte, error) {
 	l.t.Helper()
-	size, _ := w.Seen(origin)
-	return w.Take(l.note(), l.signer.Verifier(), l.proof(size))
+	size := w.Seen("server")
+	return w.Take("server", l.note(), l.signer.Verifier(), l.proof(size))
 }
 
 func TestALogThatGrows(t *testing.T) {
@@ -120,8 +120,8 @@ func TestALogThatGrows(t *testing.T) {
 		if err != nil {
 			t.Fatalf("step %d: %v", i, err)
 		}
-		if size, k := w.Seen(origin); size != uint64(l.size) || k.String() != l.signer.Verifier().String() {
-			t.Fatalf("step %d: seen %d, %v", i, size, k)
+		if size := w.Seen("server"); size != uint64(l.size) {
+			t.Fatalf("step %d: seen %d", i, size)
 		}
 		n, err := checkpoint.Open(cosigned, l.signer.Verifier(), own.Witness())
 		if err != nil || len(n.Cosignatures) != 1 || !n.Cosignatures[0].Time.Equal(fixed{}.Now()) {
@@ -132,7 +132,7 @@ func TestALogThatGrows(t *testing.T) {
 		}
 		l.grow(i%7, "entry")
 	}
-	kept, err := os.ReadFile(filepath.Join(dir, "shop.example%2Fvm-server-3c02f39c.pin"))
+	kept, err := os.ReadFile(filepath.Join(dir, "server.pin"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -172,6 +172,10 @@ func TestALogThatIsNotWhatItWas(t *testing.T) {
 			l.grow(1, "entry")
 			return l.note(), l.signer, make([]audit.Hash, 1<<20)
 		}, "longer than any"},
+		"another log": {func(*log) ([]byte, *checkpoint.Signer, []audit.Hash) {
+			other := key(t, "shop.example/vm-server-00000000")
+			return other.Sign(nil, 200, audit.Hash{}), other, nil
+		}, "another log"},
 		"another key": {func(l *log) ([]byte, *checkpoint.Signer, []audit.Hash) {
 			l.signer = key(t, origin)
 			return l.note(), l.signer, nil
@@ -189,14 +193,14 @@ func TestALogThatIsNotWhatItWas(t *testing.T) {
 			note, signer, proof := tt.shown(l)
 			for range 2 { // and after a start
 				var fork *witness.Fork
-				got, err := w.Take(note, signer.Verifier(), proof)
+				got, err := w.Take("server", note, signer.Verifier(), proof)
 				if !errors.As(err, &fork) || got != nil || !strings.Contains(err.Error(), tt.why) {
 					t.Fatalf("%q, %v", got, err)
 				}
 				if fork.Pinned.Size != 100 || fork.Origin != origin || !fork.Seen.Equal(fixed{}.Now()) || fork.Shown.Root == fork.Pinned.Root && tt.why != "another key" {
 					t.Errorf("%+v", fork)
 				}
-				if size, _ := w.Seen(origin); size != 100 {
+				if size := w.Seen("server"); size != 100 {
 					t.Errorf("pinned at %d", size)
 				}
 				w = open(t, dir, own)
@@ -204,12 +208,12 @@ func TestALogThatIsNotWhatItWas(t *testing.T) {
 					t.Errorf("after a start: %v", all)
 				}
 			}
-			evidence, err := os.ReadFile(filepath.Join(dir, "shop.example%2Fvm-server-3c02f39c.fork"))
+			evidence, err := os.ReadFile(filepath.Join(dir, "server.fork"))
 			if err != nil || !bytes.Equal(evidence, note) {
 				t.Errorf("the evidence: %v\n%s", err, evidence)
 			}
 			if signer == l.signer && tt.why != "another key" { // the true log is still taken
-				if _, err := w.Take(good, l.signer.Verifier(), nil); err != nil {
+				if _, err := w.Take("server", good, l.signer.Verifier(), nil); err != nil {
 					t.Error(err)
 				}
 			}
@@ -227,7 +231,7 @@ func TestWhatIsNoEvidence(t *testing.T) {
 	}
 	for name, data := range map[string][]byte{"nothing": nil, "noise": []byte("x"), "unsigned": key(t, origin).Sign(nil, 1, audit.Hash{})} {
 		var fork *witness.Fork
-		if _, err := w.Take(data, l.signer.Verifier(), nil); err == nil || errors.As(err, &fork) || len(w.Forks()) > 0 {
+		if _, err := w.Take("server", data, l.signer.Verifier(), nil); err == nil || errors.As(err, &fork) || len(w.Forks()) > 0 {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -256,10 +260,10 @@ func TestPinsThatAreDamaged(t *testing.T) {
 				if _, err := l.show(w); err != nil {
 					t.Fatal(err)
 				}
-				if _, err := w.Take(l.fork(2).note(), l.signer.Verifier(), nil); err == nil {
+				if _, err := w.Take("server", l.fork(2).note(), l.signer.Verifier(), nil); err == nil {
 					t.Fatal("a fork was taken")
 				}
-				if err := harm(filepath.Join(dir, "shop.example%2Fvm-server-3c02f39c"+suffix)); err != nil {
+				if err := harm(filepath.Join(dir, "server"+suffix)); err != nil {
 					t.Fatal(err)
 				}
 				_, err := witness.Open(dir, own, fixed{})
@@ -284,7 +288,7 @@ func TestADiskThatFails(t *testing.T) {
 	if got, err := l.show(w); err == nil || errors.As(err, &fork) || got != nil {
 		t.Fatalf("%q, %v", got, err)
 	}
-	if size, _ := w.Seen(origin); size != 0 {
+	if size := w.Seen("server"); size != 0 {
 		t.Errorf("pinned at %d", size)
 	}
 	if err := os.Mkdir(dir, 0o700); err != nil {

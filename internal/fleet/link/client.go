@@ -18,6 +18,7 @@ import (
 
 	"github.com/parleymesh/parley/internal/assess"
 	"github.com/parleymesh/parley/internal/audit"
+	"github.com/parleymesh/parley/internal/audit/collect"
 	"github.com/parleymesh/parley/internal/clock"
 	"github.com/parleymesh/parley/internal/identity"
 	"github.com/parleymesh/parley/internal/logging"
@@ -451,4 +452,22 @@ func (c *Client) Cursor(ctx context.Context, log string) (uint64, error) {
 // Collect implements collect.Sink.
 func (c *Client) Collect(ctx context.Context, log string, entries []audit.Entry) error {
 	return c.call(ctx, methodCollect, &CollectRequest{Log: log, Entries: entries}, new(CollectReply))
+}
+
+// Witness implements collect.Witness. The host is the certificate's, whatever s says.
+// A server that is too old for it is errors.ErrUnsupported.
+func (c *Client) Witness(ctx context.Context, log string, s collect.Statement) ([]byte, error) {
+	var reply WitnessReply
+	err := c.call(ctx, methodWitness, &WitnessRequest{Log: log, Key: s.Key, Note: s.Note}, &reply)
+	return reply.Receipt, err
+}
+
+// Growth implements collect.Counterpart. A server that is too old for it is
+// errors.ErrUnsupported.
+func (c *Client) Growth(ctx context.Context, have uint64) (*collect.Growth, error) {
+	var reply GrowthReply
+	if err := c.call(ctx, methodGrowth, &GrowthRequest{Have: have}, &reply); err != nil {
+		return nil, err
+	}
+	return reply.growth()
 }

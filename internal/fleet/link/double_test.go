@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"log/slog"
 	"net"
 	"strings"
@@ -13,6 +14,7 @@ import (
 
 	"google.golang.org/grpc"
 
+	"github.com/parleymesh/parley/internal/audit/collect"
 	"github.com/parleymesh/parley/internal/clock"
 	"github.com/parleymesh/parley/internal/fleet/link"
 	"github.com/parleymesh/parley/internal/identity"
@@ -308,6 +310,14 @@ func TestOlderServer(t *testing.T) {
 		Endpoints: []link.Endpoint{{Service: "web", Address: "0.0.0.0:1"}},
 		Plaintext: []link.PlaintextReport{{Service: "web", Count: 1}},
 	})
+	for what, ask := range map[string]func() error{
+		"witness": func() error { _, err := c.Witness(t.Context(), "a-0123abcd", collect.Statement{}); return err },
+		"growth":  func() error { _, err := c.Growth(t.Context(), 0); return err },
+	} {
+		if err := ask(); !errors.Is(err, errors.ErrUnsupported) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
 	known := map[string]string{
 		"":          "hello report",
 		"hello":     "protocol version capabilities host advertise now",

@@ -41,6 +41,9 @@ func fromStatus(err error) error {
 			return faults
 		}
 	}
+	if s.Code() == codes.Unimplemented {
+		return errors.Join(errors.ErrUnsupported, errors.New(s.Message()))
+	}
 	if s.Code() == codes.Unavailable || s.Code() == codes.DeadlineExceeded {
 		return errors.Join(ErrUnreachable, errors.New(s.Message()))
 	}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/parleymesh/parley/internal/assess"
 	"github.com/parleymesh/parley/internal/audit"
+	"github.com/parleymesh/parley/internal/audit/collect"
 	"github.com/parleymesh/parley/internal/identity"
 	"github.com/parleymesh/parley/internal/snapshot"
 )
@@ -26,6 +27,8 @@ const (
 	methodCollect  = "/" + FleetService + "/Collect"
 	methodProbe    = "/" + FleetService + "/IssueProbe"
 	methodAssessed = "/" + FleetService + "/Assessed"
+	methodWitness  = "/" + FleetService + "/Witness"
+	methodGrowth   = "/" + FleetService + "/Growth"
 )
 
 // A JoinRequest uses a join token.
@@ -289,4 +292,51 @@ type CollectRequest struct {
 // A CollectReply is the index that comes next.
 type CollectReply struct {
 	Next uint64 `json:"next"`
+}
+
+// A WitnessRequest is what an agent says of its log: see collect.Statement, whose
+// host is that of the certificate.
+type WitnessRequest struct {
+	Log  string `json:"log"`
+	Key  string `json:"key"`
+	Note []byte `json:"note"`
+}
+
+// A WitnessReply is the receipt, empty where there is none yet.
+type WitnessReply struct {
+	Receipt []byte `json:"receipt,omitempty"`
+}
+
+// A GrowthRequest asks what the server's own log has become since it had so many
+// entries.
+type GrowthRequest struct {
+	Have uint64 `json:"have"`
+}
+
+// A GrowthReply is a collect.Growth.
+type GrowthReply struct {
+	Key   string   `json:"key"`
+	Note  []byte   `json:"note"`
+	Proof [][]byte `json:"proof,omitempty"`
+}
+
+// NewGrowthReply is g on the wire.
+func NewGrowthReply(g *collect.Growth) *GrowthReply {
+	r := &GrowthReply{Key: g.Key, Note: g.Note}
+	for _, h := range g.Proof {
+		r.Proof = append(r.Proof, h[:])
+	}
+	return r
+}
+
+// growth reads r.
+func (r *GrowthReply) growth() (*collect.Growth, error) {
+	g := &collect.Growth{Key: r.Key, Note: r.Note}
+	for _, h := range r.Proof {
+		if len(h) != len(audit.Hash{}) {
+			return nil, fmt.Errorf("%w: a hash of %d bytes", ErrMessage, len(h))
+		}
+		g.Proof = append(g.Proof, audit.Hash(h))
+	}
+	return g, nil
 }

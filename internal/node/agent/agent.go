@@ -84,6 +84,9 @@ type Config struct {
 	// Control is the server, Sink where access events are collected.
 	Control ControlPlane
 	Sink    collect.Sink
+	// Counterpart is the server, as the one that witnesses the agent's log and shows its
+	// own.
+	Counterpart collect.Counterpart
 	// Kept keeps credentials on disk; nil keeps none, where the CA is in this
 	// process.
 	Kept Credentials
@@ -110,6 +113,7 @@ type Agent struct {
 	cfg      Config
 	sink     *watched
 	spool    *spool.Spool
+	logs     *exchange
 	issuers  *fetch.Issuers
 	names    *resolve.Names
 	gate     *gate.Gate
@@ -154,7 +158,11 @@ func Open(cfg Config) (*Agent, error) {
 	if err != nil {
 		return nil, err
 	}
-	a := &Agent{cfg: cfg, sink: &watched{Sink: cfg.Sink}, spool: sp, attestor: attest.New(attest.Config{Clock: cfg.Clock})}
+	logs, err := newExchange(&cfg, sp.Log())
+	if err != nil {
+		return nil, errors.Join(err, sp.Close())
+	}
+	a := &Agent{cfg: cfg, logs: logs, sink: &watched{Sink: cfg.Sink}, spool: sp, attestor: attest.New(attest.Config{Clock: cfg.Clock})}
 	a.checks = newChecks(cfg.Clock, cfg.Logger, cfg.Metrics)
 	a.apps = newApps(cfg.Clock, cfg.Logger, a.checks.state)
 	a.closer = closer{filter: cfg.Firewall, listens: cfg.Listens, clk: cfg.Clock, logger: cfg.Logger}
@@ -191,7 +199,7 @@ func (a *Agent) Run(ctx context.Context, drain time.Duration) error {
 	logCtx, stopLog := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopLog()
 	var log, rest sync.WaitGroup
-	fail := make(chan error, 7)
+	fail := make(chan error, 9)
 	start := func(wg *sync.WaitGroup, f func() error) {
 		wg.Add(1)
 		go func() {
@@ -210,6 +218,7 @@ func (a *Agent) Run(ctx context.Context, drain time.Duration) error {
 	start(&rest, func() error { return a.reporting(ctx) })
 	start(&rest, func() error { return a.keepClosed(ctx) })
 	start(&rest, func() error { return a.verifying(ctx) })
+	start(&rest, func() error { return a.exchanging(ctx) })
 	start(&rest, func() error { return a.workload.Serve(a.socket) })
 
 	var err error
@@ -229,6 +238,7 @@ func (a *Agent) Run(ctx context.Context, drain time.Duration) error {
 	a.checks.stop()
 	a.keepers.stop()
 	a.flush(drainCtx)
+	a.exchange(drainCtx)
 	stopLog()
 	log.Wait()
 	return errors.Join(err, a.spool.Close())

@@ -40,10 +40,18 @@ func (a *Agent) Delivery() error {
 const settleTime = time.Second
 
 // Settle waits, for at most a second, until every event recorded so far is
-// collected, so that a question asked right after a call finds it.
+// collected, so that a question asked right after a call finds it, and shows each
+// other's logs, so that one about them is answered by what they are now.
 func (a *Agent) Settle(ctx context.Context) {
 	ctx, done := context.WithTimeout(ctx, settleTime)
 	defer done()
+	a.deliver(ctx)
+	a.exchange(ctx)
+	a.Tell(ctx)
+}
+
+// deliver waits until every event recorded so far is collected.
+func (a *Agent) deliver(ctx context.Context) {
 	for next := a.spool.Next(); a.Delivery() == nil; {
 		cursor, err := a.sink.Cursor(ctx, a.spool.Log())
 		if err != nil || cursor >= next || a.cfg.Clock.Sleep(ctx, 10*time.Millisecond) != nil {

@@ -157,6 +157,9 @@ func (a *Agent) Findings() []api.Finding {
 		f := logFault(t, filepath.Join(a.cfg.Dir, "log"))
 		out = append(out, api.Finding{Code: string(f.Code), Message: f.Message, Help: f.Hint})
 	}
+	for _, f := range a.logs.faults(filepath.Join(a.cfg.Dir, "log")) {
+		out = append(out, api.Finding{Code: string(f.Code), Message: f.Message, Help: f.Hint})
+	}
 	slices.SortFunc(out, func(x, y api.Finding) int { return strings.Compare(x.Message, y.Message) })
 	return out
 }
