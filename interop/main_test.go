@@ -1,6 +1,6 @@
 // Package interop holds Parley to programs that nobody here wrote: nginx,
 // PostgreSQL, MariaDB, curl, OpenSSL, go-spiffe, oidc-provider, ws of npm, the suites of gRPC and
-// Tessera's fsck, which are built in the module suites. It runs only with PARLEY_INTEROP=1, and then
+// two programs of Tessera's, which are built in the module suites. It runs only with PARLEY_INTEROP=1, and then
 // a missing peer is a failure.
 package interop
 

@@ -125,3 +125,48 @@ func TestTesseraAcceptsAnExport(t *testing.T) {
 		t.Errorf("it is as it was, and not accepted: %s", said)
 	}
 }
+
+// A log that Tessera wrote, in two goes and with our key, is intact to us, and not
+// with one bit changed.
+func TestWeAcceptALogOfTesseras(t *testing.T) {
+	t.Parallel()
+	l := newTlog(t)
+	work := filepath.Dir(l.dir)
+	secret := filepath.Join(work, "log.key")
+	if err := os.WriteFile(secret, l.key.Marshal(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for batch := range 2 {
+		in := filepath.Join(work, fmt.Sprint("entries", batch))
+		if err := os.Mkdir(in, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		for n := range 300 {
+			if err := os.WriteFile(filepath.Join(in, fmt.Sprint(n)), fmt.Appendf(nil, "entry %d of %d", n, batch), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		cmd := exec.CommandContext(ctx, suite(t, "github.com/transparency-dev/tessera/cmd/examples/posix-oneshot"),
+			"--storage_dir="+l.dir, "--private_key="+secret, "--entries="+in+"/*")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+	}
+	if code, said := l.ours(t); code != 0 || !strings.Contains(said, "600 of 600 entries recomputed") {
+		t.Fatalf("exit %d\n%s", code, said)
+	}
+	path := filepath.Join(l.dir, "tile/entries/001")
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	data[len(data)-1] ^= 1
+	if err := os.WriteFile(path, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if code, said := l.ours(t); code != 1 || !strings.Contains(said, "entry 511: its leaf hash is not in the tree (tile/entries/001)") {
+		t.Errorf("exit %d\n%s", code, said)
+	}
+}
