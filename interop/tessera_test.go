@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -70,18 +71,23 @@ func (l *tlog) fsck(t *testing.T, limit time.Duration) (accepted bool, said stri
 	return err == nil && strings.Contains(string(out), "Successfully fsck'd log with size"), fmt.Sprintf("%v\n%s", err, out)
 }
 
+// buildVerifier builds parley-audit-verify beside parley.
+var buildVerifier = sync.OnceValue(func() error {
+	build := exec.Command("go", "build", "-o", filepath.Dir(parleyBinary), "../cmd/parley-audit-verify")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		return fmt.Errorf("build parley-audit-verify: %w\n%s", err, out)
+	}
+	return nil
+})
+
 // ours is the exit code of parley-audit-verify.
 func (l *tlog) ours(t *testing.T) (code int, said string) {
 	t.Helper()
-	bin := filepath.Join(filepath.Dir(parleyBinary), "parley-audit-verify")
-	if _, err := os.Stat(bin); err != nil {
-		build := exec.Command("go", "build", "-o", bin, "../cmd/parley-audit-verify")
-		build.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if out, err := build.CombinedOutput(); err != nil {
-			t.Fatalf("build parley-audit-verify: %v\n%s", err, out)
-		}
+	if err := buildVerifier(); err != nil {
+		t.Fatal(err)
 	}
-	cmd := exec.Command(bin, "--key", l.vkey, l.dir)
+	cmd := exec.Command(filepath.Join(filepath.Dir(parleyBinary), "parley-audit-verify"), "--key", l.vkey, l.dir)
 	out, _ := cmd.CombinedOutput() // its exit code is what is asked for
 	return cmd.ProcessState.ExitCode(), string(out)
 }

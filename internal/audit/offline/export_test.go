@@ -473,7 +473,18 @@ func TestWitnesses(t *testing.T) {
 	if !slices.Equal(r.Cosignatures, []offline.Cosignature{want}) || !slices.Equal(r.Pins[0].Cosignatures, []offline.Cosignature{want}) || !strings.Contains(r.Text(), "seen by witness.example/w1 at 2026-11-23T20:16:40Z") {
 		t.Error(r.Text())
 	}
-	edit(t, dir, "checkpoint", func(data []byte) []byte { data[len(data)-20] ^= 1; return data })
+	twin := newKey(t, "witness.example/w1").Witness()
+	both := given
+	both.Keys = append(slices.Clone(given.Keys), twin)
+	verify(t, dir, both, "the witness witness.example/w1 has not cosigned it with the key "+twin.String())
+	edit(t, dir, "checkpoint", func(data []byte) []byte {
+		if at := len(data) - 20; data[at] == 'A' { // another letter of base64
+			data[at] = 'B'
+		} else {
+			data[at] = 'A'
+		}
+		return data
+	})
 	given.Pins = nil
 	r = verify(t, dir, given, "the signature of the checkpoint is wrong: that of witness.example/w1")
 	if r.Signed {
