@@ -98,7 +98,7 @@ func cutAll(v reflect.Value, field string, long, other int) {
 func reference(t testing.TB, e *audit.Event, long, other int) []byte {
 	t.Helper()
 	c := *e
-	for _, p := range []any{&c.Call, &c.Caller, &c.Callee, &c.Actor, &c.Object, &c.Decision, &c.TLS, &c.UpstreamTLS, &c.Trace, &c.Gap, &c.Private} {
+	for _, p := range []any{&c.Call, &c.Caller, &c.Callee, &c.Actor, &c.Object, &c.Decision, &c.TLS, &c.UpstreamTLS, &c.Trace, &c.Gap, &c.Repeated, &c.Private} {
 		if v := reflect.ValueOf(p).Elem(); !v.IsNil() {
 			n := reflect.New(v.Type().Elem())
 			n.Elem().Set(v.Elem())
@@ -108,6 +108,9 @@ func reference(t testing.TB, e *audit.Event, long, other int) []byte {
 	c.Schema, c.Time = audit.Schema, c.Time.UTC()
 	if c.Object != nil {
 		c.Object.NotAfter = c.Object.NotAfter.UTC()
+	}
+	if c.Repeated != nil {
+		c.Repeated.First, c.Repeated.Last = c.Repeated.First.UTC(), c.Repeated.Last.UTC()
 	}
 	cutAll(reflect.ValueOf(&c), "", long, other)
 	if c.Private != nil {
@@ -170,7 +173,7 @@ func TestEncodeIsWhatJSONMarshalMakes(t *testing.T) {
 		t.Parallel()
 		check(t, &audit.Event{
 			Call: &audit.CallFacts{}, Caller: &audit.Party{}, Callee: &audit.Party{}, Actor: &audit.Actor{}, Object: &audit.Object{},
-			Decision: &audit.Decision{}, TLS: &audit.TLS{}, UpstreamTLS: &audit.TLS{}, Trace: &audit.Trace{}, Gap: &audit.Range{},
+			Decision: &audit.Decision{}, TLS: &audit.TLS{}, UpstreamTLS: &audit.TLS{}, Trace: &audit.Trace{}, Gap: &audit.Range{}, Repeated: &audit.Repeated{},
 		}, 2048, 512)
 	})
 }

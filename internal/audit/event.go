@@ -123,6 +123,8 @@ type Event struct {
 	UpstreamTLS *TLS   `json:"upstream_tls,omitempty"`
 	Trace       *Trace `json:"trace,omitempty"`
 	Gap         *Range `json:"gap,omitempty"`
+	// Repeated says that the event stands for more of the same.
+	Repeated *Repeated `json:"repeated,omitempty"`
 	// Private is what is said of a person, which erasure takes away; it comes last.
 	Private *Private `json:"private,omitempty"`
 }
@@ -228,4 +230,13 @@ type Range struct {
 	From  uint64 `json:"from"`
 	To    uint64 `json:"to"`
 	Count uint64 `json:"count"`
+}
+
+// Repeated counts what else happened just like the event, of the same listener, reason
+// and address, and has no event of its own.
+type Repeated struct {
+	Count uint64 `json:"count"`
+	// First and Last are the times of the first and the last of them.
+	First time.Time `json:"first"`
+	Last  time.Time `json:"last"`
 }

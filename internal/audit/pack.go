@@ -152,6 +152,13 @@ const (
 )
 
 const (
+	fieldRepeated field = iota + 168
+	repeatedCount
+	repeatedFirst
+	repeatedLast
+)
+
+const (
 	fieldPrivate field = iota + 160
 	privateSalt
 	privateSubject
@@ -251,6 +258,11 @@ var fields = [...]struct {
 	gapTo:    {`,"to":`, asNatural},
 	gapCount: {`,"count":`, asNatural},
 
+	fieldRepeated: {`,"repeated":{`, asBegin},
+	repeatedCount: {`,"count":`, asNatural},
+	repeatedFirst: {`,"first":`, asTime},
+	repeatedLast:  {`,"last":`, asTime},
+
 	fieldPrivate:   {`,"private":{`, asBegin},
 	privateSalt:    {`,"salt":`, asBytes},
 	privateSubject: {`,"subject":`, asText},
@@ -270,6 +282,11 @@ func Pack(dst []byte, e *Event) ([]byte, error) {
 	}
 	if e.Object != nil && !e.Object.NotAfter.IsZero() {
 		if err := sound(e.Object.NotAfter); err != nil {
+			return dst, err
+		}
+	}
+	if e.Repeated != nil {
+		if err := errors.Join(sound(e.Repeated.First), sound(e.Repeated.Last)); err != nil {
 			return dst, err
 		}
 	}
@@ -327,6 +344,13 @@ func (p packer) event(e *Event) packer {
 		p = p.nat(gapFrom, e.Gap.From)
 		p = p.nat(gapTo, e.Gap.To)
 		p = p.nat(gapCount, e.Gap.Count)
+		p = p.mark(fieldEnd)
+	}
+	if e.Repeated != nil {
+		p = p.mark(fieldRepeated)
+		p = p.nat(repeatedCount, e.Repeated.Count)
+		p = p.time(repeatedFirst, e.Repeated.First)
+		p = p.time(repeatedLast, e.Repeated.Last)
 		p = p.mark(fieldEnd)
 	}
 	if e.Private != nil {

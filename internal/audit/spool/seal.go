@@ -64,9 +64,9 @@ func (s *Spool) stock() bool {
 	defer s.stocking.Unlock()
 	s.mu.Lock()
 	spare, reserve, before := s.spare != nil, s.reserve != nil, s.spareErr
-	done := s.closed || spare && reserve
+	closed := s.closed
 	s.mu.Unlock()
-	if done {
+	if closed || spare && reserve {
 		return true
 	}
 	if !spare {
@@ -82,12 +82,10 @@ func (s *Spool) stock() bool {
 		close(s.more)
 		s.more = make(chan struct{})
 		s.mu.Unlock()
-		if err != nil {
-			return false
-		}
+		spare = err == nil
 	}
 	if reserve {
-		return true
+		return spare
 	}
 	g, err := s.create(reserveName, reserveSize)
 	if err != nil {
@@ -97,7 +95,7 @@ func (s *Spool) stock() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.reserve = g
-	return true
+	return spare
 }
 
 // sealAll seals every published record: leaf hashes into the records, those to
