@@ -195,6 +195,7 @@ func (r *running) stop() {
 	if r.t.Failed() {
 		r.t.Logf("parley said:\n%s", r.log.String())
 	}
+	r.cmd = nil // until it is launched again
 }
 
 // kill ends the process with kill -9; launch starts it again.
