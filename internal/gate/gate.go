@@ -53,7 +53,7 @@ type Gate struct {
 	open    openCalls
 	seen    sources // without TLS
 	// floods are the refusals that strangers can repeat at will.
-	floods audit.Throttle[flood]
+	floods floods
 	// failing is set while the recorder fails: what cannot be recorded is not
 	// allowed.
 	failing atomic.Bool

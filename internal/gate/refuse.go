@@ -1,10 +1,8 @@
 package gate
 
 import (
-	"fmt"
 	"net/http"
 	"strconv"
-	"strings"
 
 	"github.com/parleymesh/parley/internal/audit"
 	"github.com/parleymesh/parley/internal/call"
@@ -16,9 +14,9 @@ import (
 // (CodeProcessRefused), a connection too many (CodeConnections), or, with any other
 // code, a request whose form was refused. err says why, for the record. It sets
 // r.Verdict and returns it; code is what the client may see. If r was checked and
-// not done, this is its event. Of what a stranger can repeat at will the first is
-// recorded, and then one in ten seconds with how many were left out: handshakes at
-// an edge, where nobody claims to be anybody, and connections too many.
+// not done, this is its event. Of what a stranger can repeat at will, which is all but
+// requests, the first is recorded, and then one in ten seconds with how many were left
+// out; these have the id of the event that they are counted with.
 func (g *Gate) Refuse(r *call.Request, code string, err error) call.Verdict {
 	now := g.cfg.Clock.Now()
 	v := deny(http.StatusForbidden, plain(code), plain(code))
@@ -44,10 +42,14 @@ func (g *Gate) Refuse(r *call.Request, code string, err error) call.Verdict {
 	if r.Protocol == call.HTTP && (action == audit.Call || action == audit.ProcessRefused) {
 		o.Status, o.GRPC = r.Answer(v.Status)
 	}
-	more := 0
-	if action == audit.ConnectionRefused || action == audit.HandshakeRefused && r.End == call.Edge {
+	var rep *repeats
+	var before *audit.Repeated
+	if action != audit.Call {
 		var due bool
-		if more, due = g.floods.Count(flood{r.Listener, v.Reason}, now); !due {
+		if rep, before, due = g.floods.count(floodOf(r, v.Reason), now); !due {
+			if id := g.floods.id(rep); id != "" {
+				v.ID, r.Verdict.ID = id, id
+			}
 			g.metrics.refused(g.state.Load().meters, r, &o, action)
 			if g.loud() { // who looks for one of them has to see each
 				rec := g.refusal(r, &o, action, err)
@@ -59,8 +61,9 @@ func (g *Gate) Refuse(r *call.Request, code string, err error) call.Verdict {
 	}
 	rec := g.refusal(r, &o, action, err)
 	defer rec.release()
-	if more > 0 {
-		rec.event.Message = strings.TrimPrefix(fmt.Sprintf("%s; %d more at this listener since the last record", rec.event.Message, more), "; ")
+	rec.event.Repeated = before
+	if rep != nil {
+		g.floods.keep(rep, rec)
 	}
 	g.metrics.refused(g.state.Load().meters, r, &o, action)
 	g.record(&rec.event)
@@ -82,9 +85,6 @@ func (g *Gate) refusal(r *call.Request, o *call.Outcome, action audit.Action, er
 	}
 	return rec
 }
-
-// A flood is what counts as the same refusal: at this listener, for this reason.
-type flood struct{ listener, reason string }
 
 // plain is code if it is one, so that no outside bytes become a code.
 func plain(code string) string {

@@ -92,52 +92,117 @@ func TestRefusedGRPC(t *testing.T) {
 	}
 }
 
-// What strangers repeat at will is recorded once in ten seconds, by listener and
-// reason, with how many were left out; what a member's peer does is each recorded.
+// What strangers repeat at will is recorded once in ten seconds, by listener, reason
+// and address, with how often it happened beside; none is left out of the count, whether
+// it goes on, ends, or the gate does.
 func TestRefuseFlood(t *testing.T) {
 	t.Parallel()
-	edge := func(listener string) *call.Request {
-		return &call.Request{End: call.Edge, Protocol: call.HTTP, Listener: listener, Remote: netip.MustParseAddrPort("192.0.2.7:1")}
+	from := func(listener, address string) *call.Request {
+		return &call.Request{End: call.Edge, Protocol: call.HTTP, Listener: listener, Remote: netip.MustParseAddrPort(address)}
 	}
 	slow := errors.New("slow")
 	for name, tt := range map[string]struct {
-		code  string
-		err   error
-		req   func(listener string) *call.Request
-		flood bool
+		code string
+		req  func(listener string, other bool) *call.Request
 	}{
-		"handshakes at an edge": {gate.CodeHandshakeRefused, slow, edge, true},
-		"connections":           {gate.CodeConnections, nil, edge, true},
-		"handshakes inside": {gate.CodeHandshakeRefused, slow, func(listener string) *call.Request {
+		"handshakes at an edge": {gate.CodeHandshakeRefused, func(l string, other bool) *call.Request {
+			if other {
+				return from(l, "192.0.2.8:1")
+			}
+			return from(l, "192.0.2.7:1")
+		}},
+		"connections": {gate.CodeConnections, func(l string, other bool) *call.Request {
+			if other {
+				return from(l, "[2001:db8::8]:1")
+			}
+			return from(l, "192.0.2.7:1")
+		}},
+		"handshakes inside": {gate.CodeHandshakeRefused, func(l string, other bool) *call.Request {
 			r := inbound(t)
-			r.Listener = listener
+			if r.Listener = l; other {
+				r.Remote = netip.MustParseAddrPort("10.0.0.10:40000")
+			}
 			return r
-		}, false},
+		}},
+		"processes": {gate.CodeProcessRefused, func(l string, other bool) *call.Request {
+			r := outbound(t)
+			if r.Listener = l; other {
+				r.Process.UID = 7
+			}
+			return r
+		}},
 	} {
 		f := newFixture(t)
+		var ids []string
 		for range 5 {
-			if v := f.Refuse(tt.req("a"), tt.code, tt.err); v.Allow || v.ID == "" {
+			v := f.Refuse(tt.req("a", false), tt.code, slow)
+			if v.Allow || v.ID == "" {
 				t.Errorf("%s: %+v", name, v)
 			}
+			ids = append(ids, v.ID)
+			f.clock.move(time.Second)
 		}
-		f.Refuse(tt.req("b"), tt.code, tt.err)
-		want := 6
-		if tt.flood {
-			want = 2
-		}
+		f.Refuse(tt.req("b", false), tt.code, slow)
+		f.Refuse(tt.req("a", true), tt.code, slow)
 		events := f.log.take()
-		if len(events) != want || events[0].Call.Listener != "a" || events[want-1].Call.Listener != "b" {
-			t.Fatalf("%s: %d events, want %d", name, len(events), want)
+		if len(events) != 3 || events[0].Call.Listener != "a" || events[1].Call.Listener != "b" || events[2].Call.Listener != "a" || events[0].Repeated != nil {
+			t.Fatalf("%s: %d events", name, len(events))
+		}
+		for _, id := range ids {
+			if id != events[0].ID {
+				t.Errorf("%s: %s was told of a refusal that is recorded as %s", name, id, events[0].ID)
+			}
+		}
+		f.Told(false) // it is not over
+		f.clock.move(5 * time.Second)
+		f.Refuse(tt.req("a", false), tt.code, slow) // it goes on
+		events = f.log.take()
+		if len(events) != 1 || events[0].Repeated == nil || *events[0].Repeated != (audit.Repeated{Count: 4, First: start.Add(time.Second), Last: start.Add(4 * time.Second)}) {
+			t.Fatalf("%s: later %d events, %+v", name, len(events), events[0].Repeated)
+		}
+		for range 3 {
+			f.Refuse(tt.req("a", false), tt.code, slow)
 		}
 		f.clock.move(10 * time.Second)
-		f.Refuse(tt.req("a"), tt.code, tt.err)
-		events = f.log.take()
-		if len(events) != 1 || strings.Contains(events[0].Message, "4 more at this listener") != tt.flood || strings.HasPrefix(events[0].Message, ";") {
-			t.Fatalf("%s: later %d events, %q", name, len(events), events[0].Message)
+		f.Told(false) // it has an end
+		again := f.log.take()
+		if len(again) != 1 || again[0].Repeated == nil || again[0].Repeated.Count != 2 || again[0].ID == events[0].ID {
+			t.Fatalf("%s: at its end %d events", name, len(again))
 		}
-		if tt.flood && events[0].Caller.Address != "192.0.2.7:1" {
-			t.Errorf("%s: of %q", name, events[0].Caller.Address)
+		again[0].ID, again[0].Time, again[0].Repeated = events[0].ID, events[0].Time, events[0].Repeated
+		again[0].Call.Duration = events[0].Call.Duration
+		if d := cmp.Diff(events[0], again[0], sameID); d != "" {
+			t.Errorf("%s: the last one is another: %s", name, d)
 		}
+		f.Refuse(tt.req("a", false), tt.code, slow)
+		f.Refuse(tt.req("a", false), tt.code, slow)
+		f.Told(true) // the gate has one
+		if events = f.log.take(); len(events) != 2 || events[1].Repeated != nil {
+			t.Errorf("%s: when it stops %d events", name, len(events))
+		}
+	}
+}
+
+// However many addresses there are, few are told apart, and none is left out.
+func TestRefuseFloodFromEverywhere(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	const n = 5000
+	for i := range n {
+		r := inbound(t)
+		r.Remote = netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 1, byte(i >> 8), byte(i)}), 1)
+		f.Refuse(r, gate.CodeHandshakeRefused, nil)
+	}
+	f.Told(true)
+	events := f.log.take()
+	count := uint64(len(events))
+	for _, e := range events {
+		if e.Repeated != nil {
+			count += e.Repeated.Count
+		}
+	}
+	if count != n || len(events) > 1100 {
+		t.Errorf("%d of %d are accounted for, in %d events", count, n, len(events))
 	}
 }
 
@@ -168,6 +233,7 @@ func TestMessageQuotesOutsideBytes(t *testing.T) {
 	if m := f.log.take()[0].Message; m != `"issuer \x1b[2J\nforged line \xff"` {
 		t.Errorf("%s", m)
 	}
+	f.clock.move(10 * time.Second) // or it would be counted with the first
 	f.Refuse(inbound(t), "handshake_refused", errors.New("plain: text"))
 	if m := f.log.take()[0].Message; m != "plain: text" {
 		t.Errorf("%s", m)

@@ -237,6 +237,7 @@ func (a *Agent) Run(ctx context.Context, drain time.Duration) error {
 	a.names.Stop()
 	a.checks.stop()
 	a.keepers.stop()
+	a.gate.Told(true)
 	a.flush(drainCtx)
 	a.exchange(drainCtx)
 	stopLog()

@@ -123,6 +123,7 @@ func (a *Agent) look(ctx context.Context) error {
 		}
 		a.lookAtPorts(ctx)
 		a.endPlaintext()
+		a.gate.Told(false)
 	}
 }
 
