@@ -125,7 +125,9 @@ func TestTryNoticesWhatIsBroken(t *testing.T) {
 }
 
 // startDemo runs the shop until the test ends.
-func startDemo(t *testing.T) *dev.Mesh {
+func startDemo(t *testing.T) *dev.Mesh { return startDemoWith(t, slog.New(slog.DiscardHandler)) }
+
+func startDemoWith(t *testing.T, logger *slog.Logger) *dev.Mesh {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "pd")
 	if err != nil {
@@ -137,7 +139,7 @@ func startDemo(t *testing.T) *dev.Mesh {
 		t.Fatal(err)
 	}
 	m, err := dev.Start(t.Context(), dev.Config{
-		Self: self, Dir: dir, PortBase: -1, Env: os.Environ(), Clock: clock.System{}, Logger: slog.New(slog.DiscardHandler),
+		Self: self, Dir: dir, PortBase: -1, Env: os.Environ(), Clock: clock.System{}, Logger: logger,
 	})
 	if err != nil {
 		t.Fatal(err)
