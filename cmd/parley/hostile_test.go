@@ -372,7 +372,8 @@ func (b *besieged) readAll() {
 	b.t.Helper()
 	b.harmless("the log as JSON", b.json.String())
 	b.harmless("the log as text", b.text.String())
-	resp, err := http.Get(b.MetricsURL())
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 10 * time.Second}
+	resp, err := client.Get(b.MetricsURL())
 	if err != nil {
 		b.t.Fatal(err)
 	}
