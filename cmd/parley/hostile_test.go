@@ -372,17 +372,7 @@ func (b *besieged) readAll() {
 	b.t.Helper()
 	b.harmless("the log as JSON", b.json.String())
 	b.harmless("the log as text", b.text.String())
-	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 10 * time.Second}
-	resp, err := client.Get(b.MetricsURL())
-	if err != nil {
-		b.t.Fatal(err)
-	}
-	metrics, err := io.ReadAll(resp.Body)
-	resp.Body.Close()
-	if err != nil {
-		b.t.Fatal(err)
-	}
-	b.harmless("metrics", string(metrics))
+	b.harmless("metrics", string(b.metrics()))
 	commands := [][]string{{"status"}, {"status", "-o", "wide"}, {"audit", "tail", "-n", "1000"}, {"ban"}, {"key", "list"}, {"config", "history"}, {"cert", "list"}, {"log", "level"}}
 	for _, action := range []string{"call", "handshake.refused", "key.created", "identity.banned"} {
 		commands = append(commands, []string{"audit", "search", "--action", action, "--limit", "1000"})
@@ -399,4 +389,20 @@ func (b *besieged) readAll() {
 			}
 		}
 	}
+}
+
+// metrics are those that the mesh serves.
+func (b *besieged) metrics() []byte {
+	b.t.Helper()
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 10 * time.Second}
+	resp, err := client.Get(b.MetricsURL())
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return text
 }
