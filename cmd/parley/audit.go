@@ -15,8 +15,10 @@ func (a *app) auditCommand() *cobra.Command {
 		`  parley audit tail --follow
   parley audit search --to payments --outcome denied --since 1h
   parley audit show 01K3Q8Z4M7QK2V9D3B6H8N5R1T
-  parley audit verify`,
-		a.auditTailCommand(), a.auditSearchCommand(), a.auditShowCommand(), a.auditVerifyCommand())
+  parley audit verify
+  parley audit prove 01K3Q8Z4M7QK2V9D3B6H8N5R1T --out call.proof`,
+		a.auditTailCommand(), a.auditSearchCommand(), a.auditShowCommand(), a.auditStatsCommand(), a.auditVerifyCommand(),
+		a.auditProveCommand(), a.auditExportCommand(), a.auditKeysCommand())
 }
 
 // eventFilter are the flags that select events.
@@ -186,28 +188,44 @@ func (a *app) auditShowCommand() *cobra.Command {
 }
 
 func (a *app) auditVerifyCommand() *cobra.Command {
-	return &cobra.Command{
-		Use: "verify", Short: "recompute every hash; exit 1 if a log is not intact",
-		Example: "  parley audit verify\n  parley audit verify --json",
-		Args:    arguments(0, 0, "no arguments"),
-		RunE: a.ask(func(cmd *cobra.Command, c *api.Client, _ []string) error {
-			stop := a.term.Progress(cmd.Context(), a.clock, "recomputing every hash")
-			v, err := c.Verify(cmd.Context())
-			stop()
-			if err != nil {
-				return err
-			}
-			if a.term.JSON() {
-				err = a.term.Document("verification", v)
-			} else {
-				a.writeVerification(v)
-			}
-			if err == nil && !v.Intact {
-				return errNo
-			}
-			return err
-		}),
+	var f offlineFlags
+	cmd := &cobra.Command{
+		Use: "verify [PATH]", Short: "recompute every hash; exit 1 if a log is not intact",
+		Long: `Without PATH the server recomputes all its logs: every entry, every hash of
+the trees, every signed checkpoint. PATH is a proof (parley audit prove), an
+export or a directory of exports (parley audit export): it is verified here,
+with nothing but the keys that are given.`,
+		Example: "  parley audit verify\n  parley audit verify evidence/ --key log.keys --pin yesterday.checkpoint\n  parley audit verify call.proof --key log.keys --json",
+		Args:    arguments(0, 1, "a proof or an export, or nothing for the server's logs"),
 	}
+	f.add(cmd)
+	cmd.PreRunE = func(_ *cobra.Command, args []string) error { return f.check(args) }
+	online := a.ask(a.verifyOnline)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if len(args) == 1 {
+			return a.verifyOffline(cmd.Context(), args[0], f)
+		}
+		return online(cmd, args)
+	}
+	return cmd
+}
+
+func (a *app) verifyOnline(cmd *cobra.Command, c *api.Client, _ []string) error {
+	stop := a.term.Progress(cmd.Context(), a.clock, "recomputing every hash")
+	v, err := c.Verify(cmd.Context())
+	stop()
+	if err != nil {
+		return err
+	}
+	if a.term.JSON() {
+		err = a.term.Document("verification", v)
+	} else {
+		a.writeVerification(v)
+	}
+	if err == nil && !v.Intact {
+		return errNo
+	}
+	return err
 }
 
 func (a *app) writeVerification(v *api.Verification) {
@@ -219,8 +237,12 @@ func (a *app) writeVerification(v *api.Verification) {
 	for _, l := range v.Logs {
 		entries += l.Size
 		mark, state := term.OK, term.Cell{Text: "intact"}
-		if l.Fault != "" {
+		switch {
+		case l.Fault != "":
 			mark, state = term.No, term.Cell{Text: "BROKEN", Style: term.Bad}
+			broken++
+		case l.Contradiction != "":
+			mark, state = term.No, term.Cell{Text: "CONTRADICTED", Style: term.Bad}
 			broken++
 		}
 		tab.Row(mark, l.Log, term.Number(l.Size), term.Stamp(l.Last), l.Root, state)
@@ -233,8 +255,24 @@ func (a *app) writeVerification(v *api.Verification) {
 	a.term.Printf("\n%s  %s of %d\n", a.term.Paint(term.Bad, "NOT INTACT"), term.Count(broken, "log"), len(v.Logs))
 	for _, l := range v.Logs {
 		if l.Fault != "" {
-			a.term.Printf("  %s  %s   %s\n", a.term.Mark(term.No), l.Log, l.Fault)
+			a.term.Printf("  %s  %s   %s%s\n", a.term.Mark(term.No), l.Log, l.Fault, when(l))
+		}
+		if l.Contradiction != "" {
+			a.term.Printf("  %s  %s   %s\n", a.term.Mark(term.No), l.Log, l.Contradiction)
 		}
 	}
 	a.term.Printf("Keep the data as it is, and read on:  parley explain PAR-3006\n")
+}
+
+// when is between which events a fault is, as far as that is known.
+func when(l api.LogReport) string {
+	switch {
+	case !l.After.IsZero() && !l.Before.IsZero():
+		return " (between " + term.Stamp(l.After) + " and " + term.Stamp(l.Before) + ")"
+	case !l.After.IsZero():
+		return " (after " + term.Stamp(l.After) + ")"
+	case !l.Before.IsZero():
+		return " (before " + term.Stamp(l.Before) + ")"
+	}
+	return ""
 }

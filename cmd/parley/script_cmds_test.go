@@ -11,6 +11,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"syscall"
@@ -146,6 +147,16 @@ func damageCommand(ts *testscript.TestScript, args []string) {
 		ts.Fatalf("damage %s?", args[1])
 	}
 	ts.Check(err)
+}
+
+// foundCommand is `found NAME REGEXP`: what the first group of REGEXP matches in the
+// last standard output is the variable NAME.
+func foundCommand(ts *testscript.TestScript, args []string) {
+	m := regexp.MustCompile(args[1]).FindStringSubmatch(ts.ReadFile("stdout"))
+	if len(m) < 2 {
+		ts.Fatalf("nothing matches %s", args[1])
+	}
+	ts.Setenv(args[0], m[1])
 }
 
 // sqlCommand is `sql FILE STATEMENT`: change a database that no server has open.

@@ -41,6 +41,7 @@ func TestScript(t *testing.T) {
 
 			"damage":   scriptCommand("damage FILE HOW OFFSET [LENGTH]", 3, damageCommand),
 			"expand":   scriptCommand("expand FILE...", 1, expandCommand),
+			"found":    scriptCommand("found NAME REGEXP", 2, foundCommand),
 			"idle":     scriptCommand("idle DIR", 1, idleCommand),
 			"occupy":   scriptCommand("occupy PORT", 1, occupyCommand),
 			"ports":    scriptCommand("ports NAME...", 1, portsCommand),

@@ -29,6 +29,10 @@ func input(pattern string) (query, body any) {
 		return &api.ListKeysParams{}, nil
 	case "GET /v1/audit/events":
 		return &api.ListEventsParams{}, nil
+	case "GET /v1/audit/logs/{log}/entries":
+		return &api.ExportEntriesParams{}, nil
+	case "GET /v1/audit/stats":
+		return &api.CountEventsParams{}, nil
 	case "GET /v1/audit/tail":
 		return &api.TailEventsParams{}, nil
 	case "GET /v1/why":

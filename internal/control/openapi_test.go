@@ -68,14 +68,14 @@ func operations(t testing.TB) (ops []operation) {
 func TestEveryOperationIsAnswered(t *testing.T) {
 	t.Parallel()
 	ops := operations(t)
-	if len(ops) != 26 {
+	if len(ops) != 30 {
 		t.Fatalf("%d operations in the document", len(ops))
 	}
 	for _, op := range ops {
 		t.Run(op.method+op.path, func(t *testing.T) {
 			t.Parallel()
 			h := newServer(t)
-			target := strings.NewReplacer("{number}", "1", "{id}", "a").Replace(op.path)
+			target := strings.NewReplacer("{number}", "1", "{id}", "a", "{log}", "server").Replace(op.path)
 			send := func(query, body string) *httptest.ResponseRecorder {
 				ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 				defer cancel()
@@ -120,7 +120,7 @@ func TestEveryParameterOfTheDocumentIsFound(t *testing.T) {
 
 func FuzzHandler(f *testing.F) {
 	for _, op := range operations(f) {
-		f.Add(op.method, strings.NewReplacer("{number}", "1", "{id}", "a").Replace(op.path), "", `{"name":"p","text":"trust_domain: shop.example\n"}`, "application/json")
+		f.Add(op.method, strings.NewReplacer("{number}", "1", "{id}", "a", "{log}", "server").Replace(op.path), "", `{"name":"p","text":"trust_domain: shop.example\n"}`, "application/json")
 	}
 	f.Add("POST", "/v1/config/rollback", "", `{"to":1,"expect":-1}`, "application/json")
 	f.Add("POST", "/v1/keys", "", `{"name":"n","scopes":["a"],"expires_in":1}`, "application/json; charset=utf-8")

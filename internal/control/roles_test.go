@@ -62,7 +62,7 @@ func TestRoles(t *testing.T) {
 		h.admins[adminID(t, role)] = role
 	}
 	for _, op := range operations(t) {
-		target := strings.NewReplacer("{number}", "1", "{id}", "a").Replace(op.path)
+		target := strings.NewReplacer("{number}", "1", "{id}", "a", "{log}", "server").Replace(op.path)
 		if op.path == "/v1/audit/tail" {
 			target += "?follow=false"
 		}

@@ -35,6 +35,7 @@ type Config struct {
 	Keys         Keys
 	Bans         Bans
 	Events       Events
+	Evidence     Evidence
 	Certificates Certificates
 	Collector    Collector
 	Runtime      Runtime

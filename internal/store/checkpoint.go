@@ -5,7 +5,6 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/parleymesh/parley/internal/audit"
@@ -165,8 +164,7 @@ func (s *Store) Witness(ctx context.Context, log string, st collect.Statement) (
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", doing, err)
 	}
-	domain := strings.TrimSuffix(s.signer.Name(), "/"+s.log)
-	if origin := checkpoint.Origin(domain, log); key.Name() != origin || key.Witness() {
+	if origin := checkpoint.Origin(s.domain(), log); key.Name() != origin || key.Witness() {
 		return nil, fmt.Errorf("%s: the key is of %q, not of %q: %w", doing, key.Name(), origin, collect.ErrName)
 	}
 	note, err := checkpoint.Open(st.Note, key)

@@ -154,7 +154,7 @@ func (s *Store) AuditStatus(ctx context.Context) (api.AuditStatus, error) {
 		return st, s.explain("count the entries", err)
 	}
 	st.Last = fromMicro(updated)
-	if st.Gaps, err = s.lost(ctx); err != nil {
+	if err := s.gaps(ctx, func(_ string, n uint64) { st.Gaps += int64(min(n, uint64(math.MaxInt64-st.Gaps))) }); err != nil {
 		return st, s.explain("count the lost events", err)
 	}
 	var contradicted int64
@@ -168,26 +168,4 @@ func (s *Store) AuditStatus(ctx context.Context) (api.AuditStatus, error) {
 		st.State, st.Note = api.StateFailed, "events are known to be lost: parley audit search --action audit.gap"
 	}
 	return st, nil
-}
-
-// lost is the sum of what gap events tell. The action is no parameter: the index
-// of gap events is used only where the query shows that it asks for no others. A
-// body that cannot be read is VerifyLogs' to report.
-func (s *Store) lost(ctx context.Context) (int64, error) {
-	rows, err := s.read.QueryContext(ctx, `SELECT body FROM entry WHERE action = 'audit.gap'`)
-	if err != nil {
-		return 0, err
-	}
-	defer rows.Close()
-	var sum uint64
-	for rows.Next() {
-		var body sql.RawBytes
-		if err := rows.Scan(&body); err != nil {
-			return 0, err
-		}
-		if e, err := audit.Decode(body); err == nil && e.Gap != nil {
-			sum += min(e.Gap.Count, math.MaxInt64-sum)
-		}
-	}
-	return int64(sum), rows.Err()
 }

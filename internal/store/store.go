@@ -31,6 +31,7 @@ var (
 	_ control.Keys        = (*Store)(nil)
 	_ control.Bans        = (*Store)(nil)
 	_ control.Events      = (*Store)(nil)
+	_ control.Evidence    = (*Store)(nil)
 	_ enrol.Registry      = (*Store)(nil)
 	_ enrol.Joins         = (*Store)(nil)
 	_ collect.Sink        = (*Store)(nil)

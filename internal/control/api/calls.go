@@ -122,6 +122,45 @@ func (c *Client) Event(ctx context.Context, id string) (*Entry, error) {
 	return decode[Entry](c, ctx, func(ctx context.Context) (*http.Response, error) { return c.requests.GetEvent(ctx, id) })
 }
 
+// Proof is the proof file of one event.
+func (c *Client) Proof(ctx context.Context, id string) ([]byte, error) {
+	return c.call(ctx, c.timeout(), func(ctx context.Context) (*http.Response, error) { return c.requests.ProveEvent(ctx, id) })
+}
+
+// Logs are all logs.
+func (c *Client) Logs(ctx context.Context) (*LogList, error) {
+	return decode[LogList](c, ctx, func(ctx context.Context) (*http.Response, error) { return c.requests.ListLogs(ctx) })
+}
+
+// Stats are the figures of the logs, and of what happened since.
+func (c *Client) Stats(ctx context.Context, p CountEventsParams) (*AuditStats, error) {
+	return decode[AuditStats](c, ctx, func(ctx context.Context) (*http.Response, error) { return c.requests.CountEvents(ctx, &p) })
+}
+
+// Entries calls each for the entries of a log that p names, all of them, in order. It
+// takes as long as ctx lets it.
+func (c *Client) Entries(ctx context.Context, log string, p ExportEntriesParams, each func(*LogEntry) error) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	resp, err := c.requests.ExportEntries(ctx, log, &p)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	next := p.First
+	err = readLines(ctx, c, resp, func(e *LogEntry) error {
+		if e.Index != next {
+			return fault.New(fault.Unreachable, "run it again", "entry %d of %s came in the place of entry %d", e.Index, log, next)
+		}
+		next++
+		return each(e)
+	})
+	if err == nil && next != p.To {
+		err = fault.New(fault.Unreachable, "see why in the server's log, and run it again", "the server ended the export of %s at entry %d of %d", log, next, p.To)
+	}
+	return err
+}
+
 // Tail calls each for the newest events and, if p.Follow is set, for every one
 // that arrives later, until ctx ends, the server does, or each returns an error,
 // which is then Tail's. Only p.Follow lifts the client's time limit.

@@ -99,6 +99,30 @@ type ClientInterface interface {
 	// Corresponds with GET /v1/audit/events/{id} (the `GetEvent` operationId).
 	GetEvent(ctx context.Context, id string, reqEditors ...RequestEditorFn) (*http.Response, error)
 
+	// ProveEvent The proof that an event is in its log, as one file
+	//
+	// A C2SP tlog-proof with the event in it, made for the newest signed checkpoint of the log. It is verified offline, with the log's public key.
+	//
+	// Corresponds with GET /v1/audit/events/{id}/proof (the `ProveEvent` operationId).
+	ProveEvent(ctx context.Context, id string, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ListLogs Every log, with its public key and its newest signed checkpoint
+	//
+	// Corresponds with GET /v1/audit/logs (the `ListLogs` operationId).
+	ListLogs(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ExportEntries The entries of a log, as its tree commits to them
+	//
+	// One LogEntry a line, in order, up to the entry before `to`.
+	//
+	// Corresponds with GET /v1/audit/logs/{log}/entries (the `ExportEntries` operationId).
+	ExportEntries(ctx context.Context, log string, params *ExportEntriesParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// CountEvents How much is recorded, by log, and how much happened, by action and outcome
+	//
+	// Corresponds with GET /v1/audit/stats (the `CountEvents` operationId).
+	CountEvents(ctx context.Context, params *CountEventsParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
 	// TailEvents The newest events, and then each as it arrives
 	//
 	// One Entry a line. An empty line means that nothing has happened for a while.
@@ -348,6 +372,70 @@ func (c *Requests) ListEvents(ctx context.Context, params *ListEventsParams, req
 // Corresponds with GET /v1/audit/events/{id} (the `GetEvent` operationId).
 func (c *Requests) GetEvent(ctx context.Context, id string, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewGetEventRequest(c.Server, id)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ProveEvent The proof that an event is in its log, as one file
+//
+// A C2SP tlog-proof with the event in it, made for the newest signed checkpoint of the log. It is verified offline, with the log's public key.
+//
+// Corresponds with GET /v1/audit/events/{id}/proof (the `ProveEvent` operationId).
+func (c *Requests) ProveEvent(ctx context.Context, id string, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewProveEventRequest(c.Server, id)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ListLogs Every log, with its public key and its newest signed checkpoint
+//
+// Corresponds with GET /v1/audit/logs (the `ListLogs` operationId).
+func (c *Requests) ListLogs(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListLogsRequest(c.Server)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ExportEntries The entries of a log, as its tree commits to them
+//
+// One LogEntry a line, in order, up to the entry before `to`.
+//
+// Corresponds with GET /v1/audit/logs/{log}/entries (the `ExportEntries` operationId).
+func (c *Requests) ExportEntries(ctx context.Context, log string, params *ExportEntriesParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewExportEntriesRequest(c.Server, log, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// CountEvents How much is recorded, by log, and how much happened, by action and outcome
+//
+// Corresponds with GET /v1/audit/stats (the `CountEvents` operationId).
+func (c *Requests) CountEvents(ctx context.Context, params *CountEventsParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewCountEventsRequest(c.Server, params)
 	if err != nil {
 		return nil, err
 	}
@@ -1060,6 +1148,182 @@ func NewGetEventRequest(server string, id string) (*http.Request, error) {
 	queryURL, err := serverURL.Parse(operationPath)
 	if err != nil {
 		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewProveEventRequest constructs an http.Request for the ProveEvent method
+func NewProveEventRequest(server string, id string) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "id", id, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/audit/events/%s/proof", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewListLogsRequest constructs an http.Request for the ListLogs method
+func NewListLogsRequest(server string) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/audit/logs")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewExportEntriesRequest constructs an http.Request for the ExportEntries method
+func NewExportEntriesRequest(server string, log string, params *ExportEntriesParams) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "log", log, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/audit/logs/%s/entries", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if queryFrag, err := runtime.StyleParamWithOptions("form", true, "first", params.First, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: "int64"}); err != nil {
+			return nil, err
+		} else {
+			for _, qp := range strings.Split(queryFrag, "&") {
+				rawQueryFragments = append(rawQueryFragments, qp)
+			}
+		}
+
+		if queryFrag, err := runtime.StyleParamWithOptions("form", true, "to", params.To, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: "int64"}); err != nil {
+			return nil, err
+		} else {
+			for _, qp := range strings.Split(queryFrag, "&") {
+				rawQueryFragments = append(rawQueryFragments, qp)
+			}
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewCountEventsRequest constructs an http.Request for the CountEvents method
+func NewCountEventsRequest(server string, params *CountEventsParams) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/audit/stats")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if queryFrag, err := runtime.StyleParamWithOptions("form", true, "since", params.Since, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: "date-time"}); err != nil {
+			return nil, err
+		} else {
+			for _, qp := range strings.Split(queryFrag, "&") {
+				rawQueryFragments = append(rawQueryFragments, qp)
+			}
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
 	}
 
 	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
@@ -2183,6 +2447,38 @@ type ClientWithResponsesInterface interface {
 	// Corresponds with GET /v1/audit/events/{id} (the `GetEvent` operationId).
 	GetEventWithResponse(ctx context.Context, id string, reqEditors ...RequestEditorFn) (*GetEventResponse, error)
 
+	// ProveEventWithResponse The proof that an event is in its log, as one file
+	//
+	// A C2SP tlog-proof with the event in it, made for the newest signed checkpoint of the log. It is verified offline, with the log's public key.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /v1/audit/events/{id}/proof (the `ProveEvent` operationId).
+	ProveEventWithResponse(ctx context.Context, id string, reqEditors ...RequestEditorFn) (*ProveEventResponse, error)
+
+	// ListLogsWithResponse Every log, with its public key and its newest signed checkpoint
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /v1/audit/logs (the `ListLogs` operationId).
+	ListLogsWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*ListLogsResponse, error)
+
+	// ExportEntriesWithResponse The entries of a log, as its tree commits to them
+	//
+	// One LogEntry a line, in order, up to the entry before `to`.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /v1/audit/logs/{log}/entries (the `ExportEntries` operationId).
+	ExportEntriesWithResponse(ctx context.Context, log string, params *ExportEntriesParams, reqEditors ...RequestEditorFn) (*ExportEntriesResponse, error)
+
+	// CountEventsWithResponse How much is recorded, by log, and how much happened, by action and outcome
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /v1/audit/stats (the `CountEvents` operationId).
+	CountEventsWithResponse(ctx context.Context, params *CountEventsParams, reqEditors ...RequestEditorFn) (*CountEventsResponse, error)
+
 	// TailEventsWithResponse The newest events, and then each as it arrives
 	//
 	// One Entry a line. An empty line means that nothing has happened for a while.
@@ -2488,6 +2784,102 @@ func (r GetEventResponse) Status() string {
 
 // StatusCode returns HTTPResponse.StatusCode
 func (r GetEventResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+type ProveEventResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// Status returns HTTPResponse.Status
+func (r ProveEventResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ProveEventResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+type ListLogsResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *LogList
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// Status returns HTTPResponse.Status
+func (r ListLogsResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ListLogsResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+type ExportEntriesResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// Status returns HTTPResponse.Status
+func (r ExportEntriesResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ExportEntriesResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+type CountEventsResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *AuditStats
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// Status returns HTTPResponse.Status
+func (r CountEventsResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r CountEventsResponse) StatusCode() int {
 	if r.HTTPResponse != nil {
 		return r.HTTPResponse.StatusCode
 	}
@@ -3112,6 +3504,62 @@ func (c *ClientWithResponses) GetEventWithResponse(ctx context.Context, id strin
 	return ParseGetEventResponse(rsp)
 }
 
+// ProveEventWithResponse The proof that an event is in its log, as one file
+//
+// A C2SP tlog-proof with the event in it, made for the newest signed checkpoint of the log. It is verified offline, with the log's public key.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /v1/audit/events/{id}/proof (the `ProveEvent` operationId).
+func (c *ClientWithResponses) ProveEventWithResponse(ctx context.Context, id string, reqEditors ...RequestEditorFn) (*ProveEventResponse, error) {
+	rsp, err := c.ProveEvent(ctx, id, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseProveEventResponse(rsp)
+}
+
+// ListLogsWithResponse Every log, with its public key and its newest signed checkpoint
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /v1/audit/logs (the `ListLogs` operationId).
+func (c *ClientWithResponses) ListLogsWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*ListLogsResponse, error) {
+	rsp, err := c.ListLogs(ctx, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseListLogsResponse(rsp)
+}
+
+// ExportEntriesWithResponse The entries of a log, as its tree commits to them
+//
+// One LogEntry a line, in order, up to the entry before `to`.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /v1/audit/logs/{log}/entries (the `ExportEntries` operationId).
+func (c *ClientWithResponses) ExportEntriesWithResponse(ctx context.Context, log string, params *ExportEntriesParams, reqEditors ...RequestEditorFn) (*ExportEntriesResponse, error) {
+	rsp, err := c.ExportEntries(ctx, log, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseExportEntriesResponse(rsp)
+}
+
+// CountEventsWithResponse How much is recorded, by log, and how much happened, by action and outcome
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /v1/audit/stats (the `CountEvents` operationId).
+func (c *ClientWithResponses) CountEventsWithResponse(ctx context.Context, params *CountEventsParams, reqEditors ...RequestEditorFn) (*CountEventsResponse, error) {
+	rsp, err := c.CountEvents(ctx, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseCountEventsResponse(rsp)
+}
+
 // TailEventsWithResponse The newest events, and then each as it arrives
 //
 // One Entry a line. An empty line means that nothing has happened for a while.
@@ -3613,6 +4061,124 @@ func ParseGetEventResponse(rsp *http.Response) (*GetEventResponse, error) {
 	switch {
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
 		var dest Entry
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseProveEventResponse parses an HTTP response from a ProveEventWithResponse call
+func ParseProveEventResponse(rsp *http.Response) (*ProveEventResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ProveEventResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseListLogsResponse parses an HTTP response from a ListLogsWithResponse call
+func ParseListLogsResponse(rsp *http.Response) (*ListLogsResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ListLogsResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest LogList
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseExportEntriesResponse parses an HTTP response from a ExportEntriesWithResponse call
+func ParseExportEntriesResponse(rsp *http.Response) (*ExportEntriesResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ExportEntriesResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseCountEventsResponse parses an HTTP response from a CountEventsWithResponse call
+func ParseCountEventsResponse(rsp *http.Response) (*CountEventsResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &CountEventsResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest AuditStats
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
 			return nil, err
 		}

@@ -100,6 +100,13 @@ type Access struct {
 	Wider    int `json:"wider"`
 }
 
+// ActionCount defines model for ActionCount.
+type ActionCount struct {
+	Action  string `json:"action"`
+	Events  int64  `json:"events"`
+	Outcome string `json:"outcome"`
+}
+
 // ApplyRequest defines model for ApplyRequest.
 type ApplyRequest struct {
 	DryRun bool `json:"dry_run,omitempty,omitzero"`
@@ -140,6 +147,16 @@ type ApplyResult struct {
 
 	// Unchanged It is the newest revision already; no new one was made.
 	Unchanged bool `json:"unchanged"`
+}
+
+// AuditStats defines model for AuditStats.
+type AuditStats struct {
+	// Actions The most frequent first.
+	Actions []ActionCount `json:"actions"`
+	Logs    []LogStats    `json:"logs"`
+
+	// Since From when the actions are counted, by whole minutes.
+	Since time.Time `json:"since"`
 }
 
 // AuditStatus defines model for AuditStatus.
@@ -525,6 +542,48 @@ type ListenerStatus struct {
 	Target string `json:"target,omitempty,omitzero"`
 }
 
+// LogEntry An entry without what may be erased of it.
+type LogEntry struct {
+	// Event A JSON value that is passed on byte by byte.
+	Event RawJSON `json:"event,omitempty,omitzero"`
+	Index int64   `json:"index"`
+
+	// Leaf The RFC 6962 leaf hash, in hexadecimal.
+	Leaf string `json:"leaf"`
+}
+
+// LogInfo defines model for LogInfo.
+type LogInfo struct {
+	// Checkpoint The newest signed checkpoint, a C2SP signed note.
+	Checkpoint string `json:"checkpoint,omitempty,omitzero"`
+
+	// CheckpointSize How many entries that has.
+	CheckpointSize int64     `json:"checkpoint_size,omitempty,omitzero"`
+	CheckpointTime time.Time `json:"checkpoint_time,omitempty,omitzero"`
+
+	// Host Where its key came from first.
+	Host string `json:"host,omitempty,omitzero"`
+
+	// Key Its public key, as C2SP signed-note writes it; none if it was never signed.
+	Key string `json:"key,omitempty,omitzero"`
+
+	// Keyed When its key came first.
+	Keyed time.Time `json:"keyed,omitempty,omitzero"`
+	Log   string    `json:"log"`
+
+	// Origin The name under which it is signed.
+	Origin string `json:"origin"`
+
+	// Own It is the server's own.
+	Own bool `json:"own"`
+
+	// Size How many entries it has.
+	Size int64 `json:"size"`
+
+	// Witness The public key of this server as a witness of it; none of its own.
+	Witness string `json:"witness,omitempty,omitzero"`
+}
+
 // LogLevel defines model for LogLevel.
 type LogLevel struct {
 	// Host The agent's.
@@ -566,6 +625,11 @@ type LogLevelRequest struct {
 	Seconds int64 `json:"seconds,omitempty,omitzero"`
 }
 
+// LogList defines model for LogList.
+type LogList struct {
+	Items []LogInfo `json:"items"`
+}
+
 // LogReport defines model for LogReport.
 type LogReport struct {
 	// After When the last event before what is wrong was.
@@ -586,6 +650,28 @@ type LogReport struct {
 	// Root The RFC 6962 root hash, in hexadecimal.
 	Root string `json:"root"`
 	Size int64  `json:"size"`
+}
+
+// LogStats defines model for LogStats.
+type LogStats struct {
+	// Bytes Of the events themselves and without indexes.
+	Bytes   int64 `json:"bytes"`
+	Entries int64 `json:"entries"`
+
+	// Gaps How many events tell of events that were lost.
+	Gaps int64  `json:"gaps,omitempty,omitzero"`
+	Log  string `json:"log"`
+
+	// Lost How many events those say that there were.
+	Lost   int64     `json:"lost"`
+	Newest time.Time `json:"newest,omitempty,omitzero"`
+	Oldest time.Time `json:"oldest,omitempty,omitzero"`
+
+	// Pruned Entries of which only the hash is left.
+	Pruned int64 `json:"pruned"`
+
+	// Unsigned Entries behind the newest signed checkpoint.
+	Unsigned int64 `json:"unsigned,omitempty,omitzero"`
 }
 
 // NewCertificate defines model for NewCertificate.
@@ -961,6 +1047,20 @@ type ListEventsParams struct {
 
 	// Newest The newest events instead of the oldest, still in order; not together with a cursor.
 	Newest bool `form:"newest,omitempty" json:"newest,omitempty,omitzero"`
+}
+
+// ExportEntriesParams defines parameters for ExportEntries.
+type ExportEntriesParams struct {
+	// First The index of the first entry.
+	First int64 `form:"first,omitempty" json:"first,omitempty,omitzero"`
+
+	// To The index behind the last one, at most the number of entries there are.
+	To int64 `form:"to,omitempty" json:"to,omitempty,omitzero"`
+}
+
+// CountEventsParams defines parameters for CountEvents.
+type CountEventsParams struct {
+	Since Since `form:"since,omitempty" json:"since,omitempty,omitzero"`
 }
 
 // TailEventsParams defines parameters for TailEvents.
