@@ -1,6 +1,7 @@
 package store_test
 
 import (
+	"bytes"
 	"fmt"
 	"path/filepath"
 	"sync"
@@ -8,6 +9,7 @@ import (
 	"time"
 
 	"github.com/parleymesh/parley/internal/audit"
+	"github.com/parleymesh/parley/internal/audit/collect"
 	"github.com/parleymesh/parley/internal/clock"
 	"github.com/parleymesh/parley/internal/identity"
 	"github.com/parleymesh/parley/internal/store"
@@ -68,14 +70,14 @@ func traffic(b *testing.B, log string, first, n int) []audit.Entry {
 func BenchmarkCollect(b *testing.B) {
 	s := xtest.Open(b, file(filepath.Join(b.TempDir(), "parley.db")), clock.System{})
 	const batch = 256
-	next, bytes := 0, 0
+	next, size := 0, 0
 	var used time.Duration
 	b.ReportAllocs()
 	for b.Loop() {
 		b.StopTimer()
 		entries := traffic(b, "bench", next, batch)
 		for _, e := range entries {
-			bytes += len(e.Body)
+			size += len(e.Body)
 		}
 		before := busy(b)
 		b.StartTimer()
@@ -86,7 +88,7 @@ func BenchmarkCollect(b *testing.B) {
 		next += batch
 	}
 	report(b, next, used)
-	b.ReportMetric(float64(bytes)/float64(next), "B/event")
+	b.ReportMetric(float64(size)/float64(next), "B/event")
 }
 
 func report(b *testing.B, events int, used time.Duration) {
@@ -121,5 +123,45 @@ func logs(b *testing.B, s *store.Store, next <-chan struct{}) {
 			b.Error(err)
 			return
 		}
+	}
+}
+
+// BenchmarkProve is the proof of one event at a million: at most a millisecond.
+func BenchmarkProve(b *testing.B) {
+	const page = 10_000
+	events := 1_000_000
+	if testing.Short() {
+		events /= 10
+	}
+	s := xtest.Open(b, file(filepath.Join(b.TempDir(), "parley.db")), clock.System{})
+	model := traffic(b, "bench", 0, page)
+	var tree audit.Tree
+	for next := 0; next < events; next += page {
+		batch := make([]audit.Entry, page)
+		for i, e := range model {
+			// As long as the others, and another one: an id of its own.
+			e.Index = uint64(next + i)
+			e.Body = bytes.Replace(e.Body, []byte(`"request_id":"`), fmt.Appendf(nil, `"request_id":"%08d-`, next+i), 1)
+			e.Body = append(fmt.Appendf([]byte(`{"schema":1,"id":"`), "bench-%d", next+i), e.Body[len(`{"schema":1,"id":"`)+26:]...)
+			e.Leaf = audit.LeafHash(e.Body)
+			tree.Append(e.Leaf)
+			batch[i] = e
+		}
+		if err := s.Collect(b.Context(), "bench", batch); err != nil {
+			b.Fatal(err)
+		}
+	}
+	k := xtest.Key("bench")
+	st := collect.Statement{Host: "host1", Key: k.Verifier().String(), Note: k.Sign(nil, tree.Size(), tree.Root())}
+	if _, err := s.Witness(b.Context(), "bench", st); err != nil {
+		b.Fatal(err)
+	}
+	n := 0
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := s.Prove(b.Context(), fmt.Sprintf("bench-%d", n*7919%events)); err != nil {
+			b.Fatal(err)
+		}
+		n++
 	}
 }

@@ -99,7 +99,10 @@ type storedCheckpoint struct {
 	hour, time int64
 }
 
-const selectCheckpoint = `SELECT size, root, note, hour, time FROM checkpoint WHERE log = $1 ORDER BY size`
+const (
+	selectCheckpoint = `SELECT size, root, note, hour, time FROM checkpoint WHERE log = $1 ORDER BY size`
+	selectNewest     = selectCheckpoint + ` DESC LIMIT 1`
+)
 
 func scanCheckpoint(rows *sql.Rows) (c storedCheckpoint, err error) {
 	err = rows.Scan(&c.size, &c.root, &c.note, &c.hour, &c.time)
@@ -117,7 +120,7 @@ func (s *Store) Checkpoints(ctx context.Context, log string) ([]control.Signed, 
 }
 
 func newestCheckpoint(ctx context.Context, db querier, log string) (c storedCheckpoint, err error) {
-	err = db.QueryRowContext(ctx, selectCheckpoint+` DESC LIMIT 1`, log).Scan(&c.size, &c.root, &c.note, &c.hour, &c.time)
+	err = db.QueryRowContext(ctx, selectNewest, log).Scan(&c.size, &c.root, &c.note, &c.hour, &c.time)
 	if errors.Is(err, sql.ErrNoRows) {
 		err = nil
 	}

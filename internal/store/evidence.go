@@ -82,7 +82,7 @@ func (s *Store) Prove(ctx context.Context, id string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	newest, err := newestCheckpoint(ctx, s.read, e.Log)
+	newest, err := newestCheckpoint(ctx, &s.quick, e.Log)
 	if err != nil {
 		return nil, s.explain(doing, err)
 	}
@@ -90,7 +90,7 @@ func (s *Store) Prove(ctx context.Context, id string) ([]byte, error) {
 		return nil, fmt.Errorf("it is entry %d of the log %s, of which %d entries are signed: %w", e.Index, e.Log, size, control.ErrUnsigned)
 	}
 	// Tiles only grow: those of an older tree are still there when this reads them.
-	proof, err := tiles.Inclusion(ctx, s.loader(s.read, e.Log), uint64(newest.size), e.Index)
+	proof, err := tiles.Inclusion(ctx, s.loader(&s.quick, e.Log), uint64(newest.size), e.Index)
 	if err != nil {
 		return nil, s.explain(doing, err)
 	}

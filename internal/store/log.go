@@ -13,50 +13,6 @@ import (
 	"github.com/parleymesh/parley/internal/audit/collect"
 )
 
-// Log implements control.Events.
-func (s *Store) Log(ctx context.Context, e *audit.Event) error {
-	return s.update(ctx, "record "+string(e.Action), func(tx *sql.Tx) error { return s.record(ctx, tx, e) })
-}
-
-// record appends e to the server's own log, with the tree that it makes, signed. What e leaves open of id, time, class, host and
-// reporter is filled in; e itself is not changed.
-func (s *Store) record(ctx context.Context, tx *sql.Tx, e *audit.Event) error {
-	now := s.cfg.Clock.Now()
-	c := *e
-	if c.Time.IsZero() {
-		c.Time = now
-	}
-	if c.ID == "" {
-		c.ID = audit.NewID(now)
-	}
-	if c.Class == "" {
-		c.Class = audit.Security
-	}
-	if c.Host == "" {
-		c.Host = s.cfg.Host
-	}
-	if c.Reporter == "" {
-		c.Reporter = "server"
-	}
-	body, err := audit.Encode(nil, &c)
-	if err != nil {
-		return err
-	}
-	size, err := s.grow(ctx, tx, s.log, 1, len(body))
-	if err != nil {
-		return err
-	}
-	entry := audit.Entry{Log: s.log, Index: uint64(size - 1), Leaf: audit.LeafHash(body), Body: body}
-	if err := s.insert(ctx, tx, []audit.Entry{entry}, []columns{columnsOf(&c)}); err != nil {
-		return err
-	}
-	edge, err := s.plant(ctx, tx, s.log, entry.Index, []audit.Hash{entry.Leaf})
-	if err != nil {
-		return err
-	}
-	return s.sign(ctx, tx, edge)
-}
-
 // grow adds n entries of so many bytes to a log's size and returns it.
 func (s *Store) grow(ctx context.Context, tx *sql.Tx, log string, n, bytes int) (size int64, err error) {
 	err = s.in(ctx, tx, growLog).row(ctx, n, bytes, micro(s.cfg.Clock.Now()), log).Scan(&size)

@@ -11,7 +11,10 @@ import (
 	"github.com/parleymesh/parley/internal/control"
 )
 
-const selectEntry = `SELECT log, idx, leaf, body, position FROM entry `
+const (
+	selectEntry = `SELECT log, idx, leaf, body, position FROM entry `
+	selectByID  = selectEntry + `WHERE event_id = $1 ORDER BY position LIMIT 1`
+)
 
 // Search implements control.Events. Events come in the order of arrival, which
 // is that of time but for what an agent delivered late. Since is included, Until
@@ -66,7 +69,7 @@ func conditions(f control.Filter) (string, []any) {
 // Event implements control.Events.
 func (s *Store) Event(ctx context.Context, id string) (*control.StoredEvent, error) {
 	doing := fmt.Sprintf("read event %q", id)
-	found, err := list(ctx, s.read, scanEntry, selectEntry+`WHERE event_id = $1 ORDER BY position LIMIT 1`, text(id))
+	found, err := list(ctx, &s.quick, scanEntry, selectByID, text(id))
 	if err != nil {
 		return nil, s.explain(doing, err)
 	}

@@ -5,7 +5,7 @@ import (
 	"database/sql"
 )
 
-// prepare compiles the statements of the write path as the store opens,
+// prepare compiles the statements of the write path, and those of a proof, as the store opens,
 // where the database is in this process: SQLite takes longer to compile an insertion
 // than to carry it out. Over a network the driver keeps what the server compiled.
 func (s *Store) prepare(ctx context.Context) error {
@@ -20,7 +20,37 @@ func (s *Store) prepare(ctx context.Context) error {
 		}
 		s.hot[query] = stmt
 	}
+	s.quick.hot = map[string]*sql.Stmt{}
+	for _, query := range []string{selectTile, selectByID, selectNewest} {
+		stmt, err := s.read.PrepareContext(ctx, query)
+		if err != nil {
+			return err
+		}
+		s.quick.hot[query] = stmt
+	}
 	return nil
+}
+
+// quick is the database for reading, where some statements are compiled already.
+type quick struct {
+	*sql.DB
+	hot map[string]*sql.Stmt
+}
+
+// QueryContext is that of the database.
+func (q *quick) QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
+	if stmt := q.hot[query]; stmt != nil {
+		return stmt.QueryContext(ctx, args...)
+	}
+	return q.DB.QueryContext(ctx, query, args...)
+}
+
+// QueryRowContext is that of the database.
+func (q *quick) QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row {
+	if stmt := q.hot[query]; stmt != nil {
+		return stmt.QueryRowContext(ctx, args...)
+	}
+	return q.DB.QueryRowContext(ctx, query, args...)
 }
 
 // A statement is a query in a transaction, with which it ends.

@@ -67,10 +67,12 @@ type Store struct {
 	lock   *os.File // of Path
 	write  *sql.DB
 	read   *sql.DB
-	hot    map[string]*sql.Stmt // compiled, by their text
+	hot    map[string]*sql.Stmt // of write, compiled, by their text
+	quick  quick                // of read
 	log    string               // name of the server's own log
 	heads  heads
 	edges  edges
+	queue  logQueue
 	signer *checkpoint.Signer // of the own log
 }
 
@@ -105,6 +107,7 @@ func (s *Store) open(ctx context.Context) (err error) {
 	if err := s.migrate(ctx); err != nil {
 		return err
 	}
+	s.quick.DB = s.read
 	if err := s.prepare(ctx); err != nil {
 		return err
 	}

@@ -77,12 +77,14 @@ type querier interface {
 	QueryRowContext(context.Context, string, ...any) *sql.Row
 }
 
+const selectTile = `SELECT hashes FROM tile WHERE log = $1 AND level = $2 AND n = $3`
+
 // loader gets the tiles of a log.
 func (s *Store) loader(db querier, log string) tiles.Loader {
 	return func(ctx context.Context, ids []tiles.ID) ([][]byte, error) {
 		all := make([][]byte, len(ids))
 		for i, id := range ids {
-			err := db.QueryRowContext(ctx, `SELECT hashes FROM tile WHERE log = $1 AND level = $2 AND n = $3`, log, id.Level, int64(id.N)).Scan(&all[i])
+			err := db.QueryRowContext(ctx, selectTile, log, id.Level, int64(id.N)).Scan(&all[i])
 			if errors.Is(err, sql.ErrNoRows) {
 				err = fmt.Errorf("%s is missing", id.Path())
 			}

@@ -75,7 +75,7 @@ func (t *tileCheck) compareOpen(ctx context.Context, v *verifier) error {
 // compare says at which entry the stored tile is another.
 func (t *tileCheck) compare(ctx context.Context, v *verifier, want tiles.Tile) error {
 	var stored []byte
-	err := v.tx.QueryRowContext(ctx, `SELECT hashes FROM tile WHERE log = $1 AND level = $2 AND n = $3`, t.log, want.Level, int64(want.N)).Scan(&stored)
+	err := v.tx.QueryRowContext(ctx, selectTile, t.log, want.Level, int64(want.N)).Scan(&stored)
 	if err != nil && !errors.Is(err, sql.ErrNoRows) {
 		return err
 	}
