@@ -370,7 +370,7 @@ func TestRollingStop(t *testing.T) {
 				}
 				time.Sleep(400 * time.Millisecond)
 				c.route(snapshot.Places{Endpoints: []string{c.at[1]}, Balance: balance})
-				time.Sleep(20 * time.Millisecond)
+				time.Sleep(250 * time.Millisecond) // a host waits 2 s: calls that chose before are under way
 				grace, done := context.WithTimeout(t.Context(), 5*time.Second)
 				defer done()
 				if err := c.hosts[0].proxy.Drain(grace); err != nil {
