@@ -30,9 +30,10 @@ services:
       - {from: [tester], methods: [POST], paths: [/public/**]}
 `
 
-// TestKilledUnderLoad kills the process at random moments. Whatever a client saw
-// answered is on record at both ends afterwards, once; what it did not is there
-// at most once; and the log verifies.
+// TestKilledUnderLoad kills the process, server and agent in one, at random moments, ten
+// times, and for gates/kills two hundred. Whatever a client saw answered is on record at
+// both ends afterwards, once; what it did not is there at most once; and the log verifies
+// after every start.
 func TestKilledUnderLoad(t *testing.T) {
 	self, err := os.Executable()
 	if err != nil {
@@ -40,35 +41,52 @@ func TestKilledUnderLoad(t *testing.T) {
 	}
 	out := freePort(t)
 	r := start(t, fmt.Sprintf(killMesh, self, out, freePort(t), startNginx(t)))
-	l := &posts{url: fmt.Sprintf("http://127.0.0.1:%d/public/", out), all: map[string]bool{}}
-	stop := l.start(8)
-	defer stop()
-	for round := range 10 {
-		before := l.answered.Load()
-		wait := time.Duration(100+rand.IntN(1400)) * time.Millisecond
-		time.Sleep(wait)
-		r.kill()
-		n := l.answered.Load() - before
-		t.Logf("round %d: killed after %s and %d answers", round+1, wait, n)
-		if n == 0 {
-			t.Errorf("round %d: there was no load", round+1)
-		}
-		r.launch()
-		r.until("calls pass again", func() bool { return l.answered.Load() > before+n })
-		if v, err := r.api.Verify(t.Context()); err != nil || !v.Intact {
-			t.Errorf("round %d: the log does not verify: %+v, %v", round+1, v, err)
-		}
+	series, first := 1, int64(0)
+	if long() {
+		series = 20
 	}
-	stop()
-	r.accounted(l)
+	began, rounds := time.Now(), 0
+	for range series {
+		l := &posts{url: fmt.Sprintf("http://127.0.0.1:%d/public/", out), began: time.Now(), all: map[string]bool{}}
+		l.next.Store(first)
+		stop := l.start(8)
+		for range 10 {
+			rounds++
+			r.killed(l, rounds)
+		}
+		stop()
+		r.accounted(l)
+		first = l.next.Load()
+	}
+	t.Logf("killed %d times in %s, under %d calls", rounds, time.Since(began).Round(time.Second), first)
 	if said, err := r.parley("audit", "verify"); err != nil {
 		t.Errorf("parley audit verify: %v\n%s", err, said)
+	}
+}
+
+// killed kills the process under the load of l, and starts it again.
+func (r *running) killed(l *posts, round int) {
+	r.t.Helper()
+	before := l.answered.Load()
+	wait := time.Duration(100+rand.IntN(1400)) * time.Millisecond
+	time.Sleep(wait)
+	r.kill()
+	n := l.answered.Load() - before
+	r.t.Logf("round %d: killed after %s and %d answers", round, wait, n)
+	if n == 0 {
+		r.t.Errorf("round %d: there was no load", round)
+	}
+	r.launch()
+	r.until("calls pass again", func() bool { return l.answered.Load() > before+n })
+	if v, err := r.api.Verify(r.t.Context()); err != nil || !v.Intact {
+		r.t.Errorf("round %d: the log does not verify: %+v, %v", round, v, err)
 	}
 }
 
 // posts are requests that are never sent twice, each with an id of its own.
 type posts struct {
 	url      string
+	began    time.Time // zero for all of the log
 	next     atomic.Int64
 	answered atomic.Int64
 
@@ -135,7 +153,7 @@ func (r *running) accounted(l *posts) {
 	r.t.Helper()
 	var seen map[string]ends
 	missing := func() (n int) {
-		seen = r.ends()
+		seen = r.ends(l.began)
 		for id, answered := range l.all {
 			if s := seen[id]; answered && (s.in == 0 || s.out == 0) {
 				n++
@@ -164,11 +182,12 @@ func (r *running) accounted(l *posts) {
 	r.t.Logf("%d calls answered, %d others; of these %d are on record", l.answered.Load(), int64(len(l.all))-l.answered.Load(), cut)
 }
 
-// ends counts the events of the clients' calls by request id. None may be lost.
-func (r *running) ends() map[string]ends {
+// ends counts the events of the clients' calls since a time by request id. None may be
+// lost.
+func (r *running) ends(since time.Time) map[string]ends {
 	r.t.Helper()
 	seen := map[string]ends{}
-	for _, e := range r.list(api.ListEventsParams{}) {
+	for _, e := range r.list(api.ListEventsParams{Since: since}) {
 		if e.Action == audit.Gap && e.Gap != nil && e.Gap.Count > 0 {
 			r.t.Fatalf("%d events were lost: %s", e.Gap.Count, e.Message)
 		}
