@@ -72,3 +72,6 @@ func WriteCheckpoint(data []byte, sign func(dst []byte, size uint64, root audit.
 	st.write(data, 1)
 	return data
 }
+
+// Seal seals what is recorded now.
+func Seal(s *Spool) error { return s.sealAll(false) }

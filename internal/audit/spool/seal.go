@@ -246,7 +246,7 @@ func (s *Spool) hash(g *segment, end int) error {
 		copy(g.data[g.sealOff+offLeaf:], leaf[:])
 		g.sealOff += recordSize(len(body))
 		if s.tree != nil && s.tree.Size() == g.sealNext {
-			s.tree.Append(leaf)
+			s.nodes = s.tree.AppendNodes(s.nodes[:0], leaf) // Append would make room for them each time
 		}
 		g.sealNext++
 	}

@@ -91,9 +91,10 @@ type Spool struct {
 	// sealing is held by the one sealer or watchdog at work; it guards what
 	// follows up to dir, and lock.
 	sealing sync.Mutex
-	text    []byte      // scratch
-	tree    *audit.Tree // of all sealed entries; nil where that is not known
-	slot    int         // where the next checkpoint goes
+	text    []byte       // scratch
+	nodes   []audit.Hash // scratch
+	tree    *audit.Tree  // of all sealed entries; nil where that is not known
+	slot    int          // where the next checkpoint goes
 	// helpless is why the last attempt to mend something failed.
 	helpless string
 	dir      *os.File // the directory as it was opened
