@@ -1,6 +1,7 @@
 package spool
 
 import (
+	"context"
 	"os"
 
 	"github.com/parleymesh/parley/internal/audit"
@@ -75,3 +76,6 @@ func WriteCheckpoint(data []byte, sign func(dst []byte, size uint64, root audit.
 
 // Seal seals what is recorded now.
 func Seal(s *Spool) error { return s.sealAll(false) }
+
+// RunUnwatched is Run without the watchdog, whose events come when it looks.
+func RunUnwatched(ctx context.Context, s *Spool) error { return s.run(ctx, func(context.Context) {}) }

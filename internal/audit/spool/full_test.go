@@ -57,7 +57,7 @@ func TestFullDiskIsAGapOnceThereIsRoom(t *testing.T) {
 	t.Parallel()
 	d := &disk{}
 	s := openOn(t, d, t.TempDir())
-	run(t, s)
+	unwatched(t, s)
 	record(t, s, 0, 1)
 	all(t, s, 0)
 	d.full.Store(true)
@@ -89,7 +89,7 @@ func TestSlowDiskHoldsRecordUpFor250ms(t *testing.T) {
 	d := &disk{}
 	s := openOn(t, d, t.TempDir())
 	d.slow.Store(true)
-	stop := run(t, s)
+	stop := unwatched(t, s)
 	_, err := fill(t, s, 0)
 	wantCode(t, err, fault.LogFull)
 	start := time.Now()
@@ -113,21 +113,21 @@ func TestOwedGapSurvivesAKill(t *testing.T) {
 	dir := t.TempDir()
 	s := openOn(t, d, dir)
 	d.full.Store(true)
-	run(t, s)
+	unwatched(t, s)
 	n, _ := fill(t, s, 0)
 	for range 2 {
 		wantCode(t, s.Record(event("lost")), fault.LogFull)
 	}
 	dir = killed(t, dir)
 	again := open(t, dir)
-	run(t, again)
+	unwatched(t, again)
 	if err := again.Record(event("after")); err != nil {
 		t.Fatal(err)
 	}
 	// Once only, and whichever of the two segments it was counted in.
 	want(t, again, append(series(0, n), "not_recorded:3", "after"))
 	third := open(t, killed(t, dir))
-	run(t, third)
+	unwatched(t, third)
 	record(t, third, n, 1)
 	want(t, third, append(series(0, n), "not_recorded:3", "after", fmt.Sprint("e", n)))
 }
@@ -135,7 +135,7 @@ func TestOwedGapSurvivesAKill(t *testing.T) {
 func TestEventThatCannotBeEncodedIsOwed(t *testing.T) {
 	t.Parallel()
 	s := open(t, t.TempDir())
-	run(t, s)
+	unwatched(t, s)
 	bad := event("bad")
 	bad.Time = time.Date(12026, 1, 1, 0, 0, 0, 0, time.UTC)
 	if err := s.Record(bad); !errors.Is(err, audit.ErrTime) {

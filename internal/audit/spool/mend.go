@@ -126,7 +126,7 @@ func (s *Spool) openIn(g *segment) *os.File {
 }
 
 // rehome makes the directory anew where it is not any more, and has every segment
-// written there. What it was stays as it is, wherever it is now.
+// written there. Its files stay as they are, wherever they are now.
 func (s *Spool) rehome() error {
 	if err := os.MkdirAll(s.cfg.Dir, 0o700); err != nil {
 		return err
@@ -157,8 +157,23 @@ func (s *Spool) rehome() error {
 		g.ill = moved
 	}
 	s.lookAtStock()
-	err = errors.Join(unlockDir(s.lock), s.dir.Close())
+	err = errors.Join(bring(s.dir, dir), unlockDir(s.lock), s.dir.Close())
 	s.lock, s.dir = lock, dir
+	return err
+}
+
+// bring moves the directories in from to to: what others keep beside the log, such as
+// pins, is looked for there.
+func bring(from, to *os.File) error {
+	entries, err := from.ReadDir(-1)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if e.IsDir() {
+			err = errors.Join(err, unix.Renameat(int(from.Fd()), e.Name(), int(to.Fd()), e.Name()))
+		}
+	}
 	return err
 }
 

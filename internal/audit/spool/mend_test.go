@@ -342,3 +342,25 @@ func TestRecordOutlivesATruncatedFile(t *testing.T) {
 	recovered(t, s, "log_truncated")
 	want(t, s, []string{"log_damaged:1", "log_damaged:1", "log_damaged:1", "e3", "e4", "audit.degraded:log_truncated", "audit.recovered:log_truncated"})
 }
+
+// What others keep in a directory beside the log comes along where that was moved.
+func TestADirectoryBesideTheLogComesAlong(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Join(t.TempDir(), "log")
+	s := open(t, dir)
+	run(t, s)
+	if err := os.MkdirAll(filepath.Join(dir, "pins"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "pins", "server.pin"), []byte("pinned"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	record(t, s, 0, 1)
+	if err := os.Rename(dir, dir+".old"); err != nil {
+		t.Fatal(err)
+	}
+	recovered(t, s, "log_moved")
+	if data, err := os.ReadFile(filepath.Join(dir, "pins", "server.pin")); err != nil || string(data) != "pinned" {
+		t.Errorf("%q, %v", data, err)
+	}
+}

@@ -15,11 +15,13 @@ import (
 // request path, and has the watchdog look after the files, until ctx ends: it then
 // seals once more. What fails meanwhile is recorded, and tried again; an error says
 // that it still did at the end.
-func (s *Spool) Run(ctx context.Context) error {
+func (s *Spool) Run(ctx context.Context) error { return s.run(ctx, s.watch) }
+
+func (s *Spool) run(ctx context.Context, watch func(context.Context)) error {
 	ctx, cancel := context.WithCancel(ctx)
 	var beside sync.WaitGroup
 	beside.Go(func() { s.prepare(ctx) })
-	beside.Go(func() { s.watch(ctx) })
+	beside.Go(func() { watch(ctx) })
 	defer beside.Wait()
 	defer cancel()
 	for {

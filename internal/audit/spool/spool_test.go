@@ -44,9 +44,20 @@ func open(t testing.TB, dir string) *spool.Spool {
 // run seals in the background until the test ends.
 func run(t testing.TB, s *spool.Spool) (stop func()) {
 	t.Helper()
+	return runBy(t, s.Run)
+}
+
+// unwatched is run for a test that knows each event of the log.
+func unwatched(t testing.TB, s *spool.Spool) (stop func()) {
+	t.Helper()
+	return runBy(t, func(ctx context.Context) error { return spool.RunUnwatched(ctx, s) })
+}
+
+func runBy(t testing.TB, run func(context.Context) error) (stop func()) {
+	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- s.Run(ctx) }()
+	go func() { done <- run(ctx) }()
 	stop = sync.OnceFunc(func() {
 		cancel()
 		if err := <-done; err != nil {
