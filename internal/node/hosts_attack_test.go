@@ -143,17 +143,27 @@ func TestRenewalIsCut(t *testing.T) {
 		}
 		return len(page.Items)
 	}
-	first, _ := service("web")
-	before := issued()
-	// What is small passes; the next certificate, which is not, is cut in its middle.
-	relay.CutAfter(600)
-	for began := time.Now(); relay.Tries() == 0; time.Sleep(20 * time.Millisecond) {
-		if time.Since(began) > 9*time.Second {
-			t.Fatal("nothing was cut")
+	// What is small passes; the next certificate, which is not, is cut in its middle,
+	// or something else that is as long, and then another time.
+	var first string
+	for tries := 1; ; tries++ {
+		first, _ = service("web")
+		before := issued()
+		relay.CutAfter(600)
+		for began := time.Now(); relay.Tries() == 0; time.Sleep(20 * time.Millisecond) {
+			if time.Since(began) > 9*time.Second {
+				t.Fatal("nothing was cut")
+			}
 		}
-	}
-	if issued() == before {
-		t.Error("what was cut was no certificate")
+		if issued() > before {
+			break
+		}
+		if tries == 10 {
+			t.Fatal("what was cut was no certificate")
+		}
+		relay.Mend()
+		f.wants("before the next cut", "GET", 200)
+		f.state("a", api.StateOK)
 	}
 	for range 10 {
 		if got, err := f.call("GET"); got != 200 {
