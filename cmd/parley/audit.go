@@ -16,13 +16,14 @@ func (a *app) auditCommand() *cobra.Command {
   parley audit search --to payments --outcome denied --since 1h
   parley audit show 01K3Q8Z4M7QK2V9D3B6H8N5R1T
   parley audit verify
-  parley audit prove 01K3Q8Z4M7QK2V9D3B6H8N5R1T --out call.proof`,
+  parley audit prove 01K3Q8Z4M7QK2V9D3B6H8N5R1T --out call.proof
+  parley audit erase --subject alice`,
 		a.auditTailCommand(), a.auditSearchCommand(), a.auditShowCommand(), a.auditStatsCommand(), a.auditVerifyCommand(),
-		a.auditProveCommand(), a.auditExportCommand(), a.auditKeysCommand())
+		a.auditProveCommand(), a.auditExportCommand(), a.auditKeysCommand(), a.auditEraseCommand())
 }
 
 // eventFilter are the flags that select events.
-type eventFilter struct{ from, to, action, outcome, trace, request string }
+type eventFilter struct{ from, to, action, outcome, trace, request, subject string }
 
 func (f *eventFilter) add(a *app, cmd *cobra.Command) {
 	s := cmd.Flags()
@@ -32,6 +33,7 @@ func (f *eventFilter) add(a *app, cmd *cobra.Command) {
 	s.StringVar(&f.outcome, "outcome", "", "allowed, denied, success or failure")
 	s.StringVar(&f.trace, "trace", "", "calls of this W3C trace `id`")
 	s.StringVar(&f.request, "request", "", "calls of this request `id`")
+	s.StringVar(&f.subject, "subject", "", "calls of the person that a token names `so`")
 	for name, words := range map[string]cobra.CompletionFunc{
 		"from": a.live(0, services), "to": a.live(0, services), "action": completed(actions()), "outcome": completed(outcomes),
 	} {
@@ -66,7 +68,7 @@ func (a *app) auditTailCommand() *cobra.Command {
 		show, end := a.eventRows(follow)
 		some := false
 		err := c.Tail(cmd.Context(), api.TailEventsParams{
-			From: f.from, To: f.to, Action: f.action, Outcome: f.outcome, TraceID: f.trace, RequestID: f.request, Last: last, Follow: follow,
+			From: f.from, To: f.to, Action: f.action, Outcome: f.outcome, TraceID: f.trace, RequestID: f.request, Subject: f.subject, Last: last, Follow: follow,
 		}, func(e *api.Entry) error { some = true; return show(e) })
 		if err == nil && !some {
 			err = f.known(cmd.Context(), c)
@@ -122,7 +124,7 @@ func (a *app) auditSearchCommand() *cobra.Command {
 		return errors.Join(f.check(cmd), between("limit", limit, 1, 1000), badSince, badUntil)
 	}
 	cmd.RunE = a.ask(func(cmd *cobra.Command, c *api.Client, _ []string) error {
-		p.From, p.To, p.Action, p.Outcome, p.TraceID, p.RequestID, p.Limit = f.from, f.to, f.action, f.outcome, f.trace, f.request, limit
+		p.From, p.To, p.Action, p.Outcome, p.TraceID, p.RequestID, p.Subject, p.Limit = f.from, f.to, f.action, f.outcome, f.trace, f.request, f.subject, limit
 		return a.search(cmd, c, p, f)
 	})
 	return cmd

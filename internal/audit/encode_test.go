@@ -98,7 +98,7 @@ func cutAll(v reflect.Value, field string, long, other int) {
 func reference(t testing.TB, e *audit.Event, long, other int) []byte {
 	t.Helper()
 	c := *e
-	for _, p := range []any{&c.Call, &c.Caller, &c.Callee, &c.Actor, &c.Object, &c.Decision, &c.TLS, &c.UpstreamTLS, &c.Trace, &c.Gap, &c.Repeated, &c.Private} {
+	for _, p := range []any{&c.Call, &c.Caller, &c.Callee, &c.Actor, &c.Object, &c.Decision, &c.TLS, &c.UpstreamTLS, &c.Trace, &c.Gap, &c.Repeated, &c.Log, &c.Private} {
 		if v := reflect.ValueOf(p).Elem(); !v.IsNil() {
 			n := reflect.New(v.Type().Elem())
 			n.Elem().Set(v.Elem())
@@ -173,7 +173,7 @@ func TestEncodeIsWhatJSONMarshalMakes(t *testing.T) {
 		t.Parallel()
 		check(t, &audit.Event{
 			Call: &audit.CallFacts{}, Caller: &audit.Party{}, Callee: &audit.Party{}, Actor: &audit.Actor{}, Object: &audit.Object{},
-			Decision: &audit.Decision{}, TLS: &audit.TLS{}, UpstreamTLS: &audit.TLS{}, Trace: &audit.Trace{}, Gap: &audit.Range{}, Repeated: &audit.Repeated{},
+			Decision: &audit.Decision{}, TLS: &audit.TLS{}, UpstreamTLS: &audit.TLS{}, Trace: &audit.Trace{}, Gap: &audit.Range{}, Repeated: &audit.Repeated{}, Log: &audit.LogFacts{},
 		}, 2048, 512)
 	})
 }
@@ -273,7 +273,7 @@ func TestEncodeRefusesATimeThatJSONRefuses(t *testing.T) {
 func typical(t testing.TB) *audit.Event {
 	t.Helper()
 	e := full(t, always("an-ordinary-value"))
-	e.ID, e.Actor, e.Object, e.Gap = audit.NewID(e.Time), nil, nil, nil
+	e.ID, e.Actor, e.Object, e.Gap, e.Log = audit.NewID(e.Time), nil, nil, nil, nil
 	e.Call.Path = "/orders/0b9e2f3a-17/items"
 	return e
 }

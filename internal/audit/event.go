@@ -68,6 +68,8 @@ const (
 	Forked            Action = "audit.forked"    // something was brought that contradicts a log
 	Degraded          Action = "audit.degraded"  // something happened to the files of an agent's log
 	Recovered         Action = "audit.recovered" // and is mended
+	Erased            Action = "audit.erased"    // what events said of a person was taken away
+	Pruned            Action = "audit.pruned"    // events were emptied that are older than the mesh file keeps them
 	Finding           Action = "finding"         // something an operator should look at
 )
 
@@ -77,7 +79,8 @@ func Actions() []Action {
 		Call, HandshakeRefused, ConnectionRefused, ProcessRefused, WorkloadRefused, WorkloadServed, SVIDIssued, JWTIssued,
 		IssueRefused, CACreated, ConfigApplied, ConfigRolledBack, KeyCreated, KeyRevoked, JoinCreated, HostJoined,
 		JoinRefused, AgentConnected, AgentLost, AgentRefused, IdentityBanned, IdentityUnbanned, MeshVerified, LogLevelChanged, AdminRefused,
-		ServerStarted, AgentStarted, ListenerFailed, PlaintextEnded, Gap, Forked, Degraded, Recovered, Finding,
+		ServerStarted, AgentStarted, ListenerFailed, PlaintextEnded, Gap, Forked, Degraded, Recovered,
+		Erased, Pruned, Finding,
 	}
 }
 
@@ -125,6 +128,8 @@ type Event struct {
 	Gap         *Range `json:"gap,omitempty"`
 	// Repeated says that the event stands for more of the same.
 	Repeated *Repeated `json:"repeated,omitempty"`
+	// Log is what was done to a log.
+	Log *LogFacts `json:"log,omitempty"`
 	// Private is what is said of a person, which erasure takes away; it comes last.
 	Private *Private `json:"private,omitempty"`
 }
@@ -239,4 +244,17 @@ type Repeated struct {
 	// First and Last are the times of the first and the last of them.
 	First time.Time `json:"first"`
 	Last  time.Time `json:"last"`
+}
+
+// LogFacts are some of the entries of a log.
+type LogFacts struct {
+	Name string `json:"name"`
+	// From and To are the first and the last of them, Count how many they are.
+	From  uint64 `json:"from"`
+	To    uint64 `json:"to"`
+	Count uint64 `json:"count"`
+	// Size is how many entries the log had then, and Root their RFC 6962 root hash in
+	// hexadecimal.
+	Size uint64 `json:"size,omitempty"`
+	Root string `json:"root,omitempty"`
 }

@@ -165,6 +165,16 @@ const (
 	privateAddress
 )
 
+const (
+	fieldLog field = iota + 176
+	logName
+	logFrom
+	logTo
+	logCount
+	logSize
+	logRoot
+)
+
 // fields is how each is rendered: the key with its comma and colon, and an object's
 // with its brace.
 var fields = [...]struct {
@@ -263,6 +273,14 @@ var fields = [...]struct {
 	repeatedFirst: {`,"first":`, asTime},
 	repeatedLast:  {`,"last":`, asTime},
 
+	fieldLog: {`,"log":{`, asBegin},
+	logName:  {`,"name":`, asText},
+	logFrom:  {`,"from":`, asNatural},
+	logTo:    {`,"to":`, asNatural},
+	logCount: {`,"count":`, asNatural},
+	logSize:  {`,"size":`, asNatural},
+	logRoot:  {`,"root":`, asText},
+
 	fieldPrivate:   {`,"private":{`, asBegin},
 	privateSalt:    {`,"salt":`, asBytes},
 	privateSubject: {`,"subject":`, asText},
@@ -351,6 +369,18 @@ func (p packer) event(e *Event) packer {
 		p = p.nat(repeatedCount, e.Repeated.Count)
 		p = p.time(repeatedFirst, e.Repeated.First)
 		p = p.time(repeatedLast, e.Repeated.Last)
+		p = p.mark(fieldEnd)
+	}
+	if l := e.Log; l != nil {
+		p = p.mark(fieldLog)
+		p = p.str(logName, l.Name)
+		p = p.nat(logFrom, l.From)
+		p = p.nat(logTo, l.To)
+		p = p.nat(logCount, l.Count)
+		if l.Size != 0 {
+			p = p.nat(logSize, l.Size)
+		}
+		p = p.opt(logRoot, l.Root)
 		p = p.mark(fieldEnd)
 	}
 	if e.Private != nil {

@@ -32,6 +32,7 @@ type memory struct {
 	joins  int
 	events []control.StoredEvent
 	fail   error // of every mutation, while it is set
+	erased []control.Person
 	// filtered counts the searches for one action.
 	filtered int
 }
@@ -265,12 +266,31 @@ func (m *memory) Search(_ context.Context, f control.Filter) (out []control.Stor
 	return out, nil
 }
 
+// Erasable knows one person.
+func (m *memory) Erasable(_ context.Context, p control.Person) ([]control.Extent, error) {
+	if p.Subject != "alice" {
+		return nil, nil
+	}
+	return []control.Extent{{Log: "agent", From: 3, To: 9, Count: 2}, {Log: "server", From: 1, To: 1, Count: 1}}, nil
+}
+
+func (m *memory) Erase(ctx context.Context, p control.Person, e *audit.Event) ([]control.Extent, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.erased = append(m.erased, p)
+	if err := m.append(e); err != nil {
+		return nil, err
+	}
+	return m.Erasable(ctx, p)
+}
+
 func matches(e *audit.Event, f *control.Filter) bool {
 	party := func(p *audit.Party, want string) bool { return want == "" || p != nil && p.Service == want }
 	return party(e.Caller, f.From) && party(e.Callee, f.To) &&
 		(f.Action == "" || string(e.Action) == f.Action) &&
 		(f.Outcome == "" || string(e.Outcome) == f.Outcome) &&
 		(f.TraceID == "" || e.Trace != nil && e.Trace.TraceID == f.TraceID) &&
+		(f.Subject == "" || e.Subject() == f.Subject) &&
 		(f.RequestID == "" || e.Call != nil && e.Call.RequestID == f.RequestID) &&
 		(f.Since.IsZero() || !e.Time.Before(f.Since)) && (f.Until.IsZero() || e.Time.Before(f.Until))
 }

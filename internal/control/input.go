@@ -49,6 +49,8 @@ func input(pattern string) (query, body any) {
 		return nil, &api.BanRequest{}
 	case "DELETE /v1/bans":
 		return &api.DeleteBanParams{}, nil
+	case "POST /v1/audit/erasures":
+		return nil, &api.EraseRequest{}
 	case "POST /v1/verify":
 		return nil, &api.VerifyRequest{}
 	case "POST /v1/certificates":

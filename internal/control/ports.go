@@ -91,6 +91,8 @@ type Filter struct {
 	Outcome   string
 	TraceID   string
 	RequestID string
+	Subject   string // of whom an event is
+	Path      string // of an event that has a template of it
 	Since     time.Time
 	Until     time.Time
 	// After continues behind the event with this position; Position of the last
@@ -122,6 +124,31 @@ type Events interface {
 type Signed struct {
 	Note []byte
 	Time time.Time
+}
+
+// A Person is whom events are of.
+type Person struct {
+	// Subject is that of tokens.
+	Subject string
+	// Issuer is the one of those tokens; empty for every one.
+	Issuer string
+}
+
+// An Extent is some of the entries of a log: Count of those between From and To,
+// both included.
+type Extent struct {
+	Log             string
+	From, To, Count uint64
+}
+
+// Eraser takes persons out of the logs.
+type Eraser interface {
+	// Erasable are the entries that are of p.
+	Erasable(ctx context.Context, p Person) ([]Extent, error)
+	// Erase takes away what entries say of p, those too that arrive later and are of
+	// before e, and commits e for each log that had some in the same transaction, or
+	// once where none had. It returns only when no file of the store has it any more.
+	Erase(ctx context.Context, p Person, e *audit.Event) ([]Extent, error)
 }
 
 // A LogReport is what verifying one log found.

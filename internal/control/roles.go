@@ -59,6 +59,7 @@ var needed = map[string]string{
 	"POST /v1/bans":                     operator,
 	"POST /v1/verify":                   operator,
 	"DELETE /v1/bans":                   operator,
+	"POST /v1/audit/erasures":           admin,
 	"POST /v1/join-tokens":              admin,
 	"POST /v1/log-levels":               admin,
 	"POST /v1/certificates":             admin,

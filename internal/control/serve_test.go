@@ -87,7 +87,7 @@ func newServer(t testing.TB) *house {
 	h := &house{memory: &memory{}, runtime: &runtime{bundle: &identity.Bundle{}}, admins: admins{}, logged: &logged{}, levels: newLevels()}
 	h.prober = &prober{runtime: h.runtime}
 	h.server = control.New(control.Config{
-		TrustDomain: td, Revisions: h.memory, Keys: h.memory, Bans: h.memory, Hosts: h.memory, Logs: h.levels, Admins: h.admins, Events: h.memory, Evidence: h.memory, Certificates: h.memory, Collector: h.runtime, Runtime: h.runtime, Prober: h.prober,
+		TrustDomain: td, Revisions: h.memory, Keys: h.memory, Bans: h.memory, Hosts: h.memory, Logs: h.levels, Admins: h.admins, Events: h.memory, Evidence: h.memory, Eraser: h.memory, Certificates: h.memory, Collector: h.runtime, Runtime: h.runtime, Prober: h.prober,
 		Version: api.Version{Version: "0.1.0", GoVersion: "go1.26", API: 1}, Host: "h1", Clock: hurried{}, Logger: logging.New(h.logged, logging.JSON, slog.LevelDebug, hurried{}),
 	})
 	return h

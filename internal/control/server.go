@@ -36,6 +36,7 @@ type Config struct {
 	Bans         Bans
 	Events       Events
 	Evidence     Evidence
+	Eraser       Eraser
 	Certificates Certificates
 	Collector    Collector
 	Runtime      Runtime

@@ -60,7 +60,7 @@ func owns(name string) bool {
 		name = strings.TrimSuffix(name, ".")
 	}
 	return slices.Contains([]string{
-		"agent", "api.sock", "audit.heads", "audit.key", "bin", "buyer.key", "ca", "ca.pem", "issuer.key", "issuer.pem", "master.key", "parley.db", marker, "parley.db-journal", "parley.db-shm", "parley.db-wal",
+		"agent", "api.sock", "audit.hash", "audit.heads", "audit.key", "bin", "buyer.key", "ca", "ca.pem", "issuer.key", "issuer.pem", "master.key", "parley.db", marker, "parley.db-journal", "parley.db-shm", "parley.db-wal",
 		"parley.yaml", "reader.key", "workload.sock",
 	}, name)
 }

@@ -30,7 +30,7 @@ func openDoors(cfg Config, srv *server.Server, rt *runtime, registry *metric.Reg
 		return nil, err
 	}
 	admin := control.New(control.Config{
-		TrustDomain: srv.Bundle().TrustDomain, Revisions: srv.Store(), Keys: srv.Store(), Bans: srv.Store(), Events: evidence{srv.Store(), rt.node.agent, srv.Fleet().Hosts}, Evidence: srv.Store(), Certificates: rt, Collector: rt,
+		TrustDomain: srv.Bundle().TrustDomain, Revisions: srv.Store(), Keys: srv.Store(), Bans: srv.Store(), Events: evidence{srv.Store(), rt.node.agent, srv.Fleet().Hosts}, Evidence: srv.Store(), Eraser: srv.Store(), Certificates: rt, Collector: rt,
 		Runtime: rt, Prober: prober{rt.node}, Hosts: hosts{srv}, Logs: logs{srv, logging.Of(cfg.Logger)}, Admins: hosts{srv}, Version: cfg.Version, Host: cfg.Host, Clock: cfg.Clock, Logger: cfg.Logger,
 	})
 	doors := []door{{l, admin}}

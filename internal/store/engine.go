@@ -30,6 +30,8 @@ type engine interface {
 	// again says whether a transaction that failed with err changed nothing, and
 	// may succeed if it is begun anew.
 	again(err error) bool
+	// scrub makes the files of the database forget what was changed or taken out.
+	scrub(ctx context.Context, write *sql.DB) error
 	// explain is err as a fault, where it is one that an operator can act on.
 	explain(err error) error
 	// String names the database in messages. It holds no secret.

@@ -26,9 +26,12 @@ func (s *Store) hold(ctx context.Context, tx *sql.Tx, log string) (size int64, e
 }
 
 // insert adds entries at the next positions.
-func (s *Store) insert(ctx context.Context, tx *sql.Tx, entries []audit.Entry, cols []columns) error {
+func (s *Store) insert(ctx context.Context, tx *sql.Tx, entries []audit.Entry, cols []columns) (err error) {
 	var last int64
 	if err := s.in(ctx, tx, nextPositions).row(ctx, len(entries)).Scan(&last); err != nil {
+		return err
+	}
+	if entries, cols, err = s.forget(ctx, tx, entries, cols); err != nil {
 		return err
 	}
 	next := last - int64(len(entries)) + 1
@@ -59,8 +62,8 @@ const (
 	growLog       = `UPDATE log SET size = size + $1, bytes = bytes + $2, updated = $3 WHERE name = $4 RETURNING size`
 	holdLog       = `UPDATE log SET size = size WHERE name = $1 RETURNING size`
 	nextPositions = `UPDATE arrival SET last = last + $1 WHERE id = 1 RETURNING last`
-	entryColumns  = `(log, idx, position, leaf, body, event_id, time, action, outcome, caller, callee, trace_id, request_id)`
-	entryWidth    = 13
+	entryColumns  = `(log, idx, position, leaf, body, event_id, time, action, outcome, caller, callee, trace_id, request_id, person, path_hash)`
+	entryWidth    = 15
 )
 
 // insertEntries is the statement that takes n entries.
@@ -87,7 +90,7 @@ func entryArgs(entries []audit.Entry, cols []columns, first int64) []any {
 	for i, n := range entries {
 		c := &cols[i]
 		args = append(args, n.Log, int64(n.Index), first+int64(i), n.Leaf[:], n.Body,
-			c.eventID, c.time, c.action, c.outcome, c.caller, c.callee, c.traceID, c.requestID)
+			c.eventID, c.time, c.action, c.outcome, c.caller, c.callee, c.traceID, c.requestID, c.person, c.pathHash)
 	}
 	return args
 }
@@ -121,7 +124,7 @@ func (s *Store) Collect(ctx context.Context, log string, entries []audit.Entry) 
 	}
 	cols := make([]columns, len(entries))
 	for i, n := range entries {
-		c, err := admit(log, entries[0].Index+uint64(i), n)
+		c, err := s.admit(log, entries[0].Index+uint64(i), n)
 		if err != nil {
 			return fmt.Errorf("%s: entry %d: %w", doing, n.Index, err)
 		}
@@ -171,7 +174,7 @@ func (s *Store) Collect(ctx context.Context, log string, entries []audit.Entry) 
 }
 
 // admit checks one entry by itself and reads its columns.
-func admit(log string, index uint64, n audit.Entry) (columns, error) {
+func (s *Store) admit(log string, index uint64, n audit.Entry) (columns, error) {
 	switch {
 	case n.Log != log:
 		return columns{}, collect.ErrName
@@ -184,7 +187,7 @@ func admit(log string, index uint64, n audit.Entry) (columns, error) {
 	if err != nil {
 		return columns{}, err
 	}
-	return columnsOf(e), nil
+	return s.columnsOf(e), nil
 }
 
 // same says whether the store has exactly these entries.
@@ -203,19 +206,20 @@ func same(ctx context.Context, tx *sql.Tx, entries []audit.Entry) error {
 
 // found is what an event is found by: columns beside the body.
 type found struct {
-	eventID, action, outcome, caller, callee, traceID, requestID string
-	time                                                         int64
+	eventID, action, outcome, caller, callee, traceID, requestID, person, pathHash string
+	time                                                                           int64
 }
 
 // columns are what the store reads out of an event.
 type columns struct {
 	found
+	issuer string // of the person's token
 	// edge and tally are what the event counts for in the roll-up.
 	edge  edge
 	tally tally
 }
 
-func columnsOf(e *audit.Event) columns {
+func (s *Store) columnsOf(e *audit.Event) columns {
 	c := columns{found: found{eventID: text(e.ID), time: micro(e.Time), action: text(string(e.Action)), outcome: text(string(e.Outcome)), caller: partyName(e.Caller), callee: partyName(e.Callee)}}
 	if e.Trace != nil {
 		c.traceID = text(e.Trace.TraceID)
@@ -225,6 +229,9 @@ func columnsOf(e *audit.Event) columns {
 		c.requestID = text(e.Call.RequestID)
 	case e.Actor != nil:
 		c.requestID = text(e.Actor.RequestID)
+	}
+	if c.person = s.hashes.person(e.Subject()); c.person != "" {
+		c.issuer = text(e.Caller.Issuer)
 	}
 	c.edge, c.tally = edgeOf(e)
 	return c

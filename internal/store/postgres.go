@@ -138,6 +138,10 @@ func (p *postgres) again(err error) bool {
 	return errors.As(err, &pg) && (pg.Code == codeSerialization || pg.Code == codeDeadlock)
 }
 
+// scrub implements engine, and leaves it to the database: what was there is gone
+// from its files when they are vacuumed, which is for its administrator to choose.
+func (p *postgres) scrub(context.Context, *sql.DB) error { return nil }
+
 // close implements engine.
 func (p *postgres) close() error {
 	if p.keep == nil {

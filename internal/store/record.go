@@ -114,7 +114,7 @@ func (s *Store) encode(e *audit.Event) (record, error) {
 		c.Reporter = "server"
 	}
 	body, err := audit.Encode(nil, &c)
-	return record{body, columnsOf(&c)}, err
+	return record{body, s.columnsOf(&c)}, err
 }
 
 // record appends e to the own log, for the change that tx makes.

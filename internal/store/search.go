@@ -20,7 +20,7 @@ const (
 // is that of time but for what an agent delivered late. Since is included, Until
 // is not. A limit that is not above zero is 100, none is above 10,000.
 func (s *Store) Search(ctx context.Context, f control.Filter) ([]control.StoredEvent, error) {
-	where, args := conditions(f)
+	where, args := s.conditions(f)
 	query := selectEntry + `WHERE ` + where + ` ORDER BY position`
 	if f.Newest {
 		query += ` DESC`
@@ -34,7 +34,7 @@ func (s *Store) Search(ctx context.Context, f control.Filter) ([]control.StoredE
 }
 
 // conditions are f in SQL; every value is a parameter.
-func conditions(f control.Filter) (string, []any) {
+func (s *Store) conditions(f control.Filter) (string, []any) {
 	where, args := []string{"position > $1"}, []any{f.After}
 	add := func(column, op string, value any) {
 		if s, ok := value.(string); ok {
@@ -51,7 +51,10 @@ func conditions(f control.Filter) (string, []any) {
 		}
 	}
 	// The index of these holds no empty ones, and is used only where that shows.
-	for _, c := range []struct{ column, value string }{{"trace_id", f.TraceID}, {"request_id", f.RequestID}} {
+	for _, c := range []struct{ column, value string }{
+		{"trace_id", f.TraceID}, {"request_id", f.RequestID}, {"person", s.hashes.person(f.Subject)},
+		{"path_hash", s.hashes.path(f.Path)},
+	} {
 		if c.value != "" {
 			add(c.column, "=", c.value)
 			where = append(where, c.column+" <> ''")

@@ -49,7 +49,7 @@ func (f *sqliteFile) open(ctx context.Context) (write, read *sql.DB, err error) 
 		return nil, nil, err
 	}
 	// One connection: SQLite has one writer at a time.
-	if write, err = openPool(f.path, "_txlock=immediate", 1); err != nil {
+	if write, err = openPool(f.path, "_txlock=immediate&_pragma=secure_delete(1)", 1); err != nil {
 		return nil, nil, err
 	}
 	if err := quickCheck(ctx, write, f.path); err != nil {
@@ -75,6 +75,23 @@ func (f *sqliteFile) close() error { return nil }
 
 // again is never: there is one writer, and nobody that it could collide with.
 func (f *sqliteFile) again(error) bool { return false }
+
+// scrub implements engine. What is overwritten is zeroed (secure_delete), but not
+// what SQLite has moved between pages before, nor the log that changes go through:
+// so the file is written anew, and that log cut.
+func (f *sqliteFile) scrub(ctx context.Context, write *sql.DB) error {
+	if _, err := write.ExecContext(ctx, `VACUUM`); err != nil {
+		return fmt.Errorf("it is done and recorded, but %s may still have what was there: %w", f.path, err)
+	}
+	var busy, frames, moved int
+	if err := write.QueryRowContext(ctx, `PRAGMA wal_checkpoint(TRUNCATE)`).Scan(&busy, &frames, &moved); err != nil {
+		return err
+	}
+	if busy != 0 {
+		return fault.New(fault.StoreBusy, "do it again", "it is done and recorded, but %s-wal may still have what was there: somebody is reading it", f.path)
+	}
+	return nil
+}
 
 // prepareFile makes the file, so that SQLite, which gives the WAL and its index the
 // mode of the database, makes none that others can read.

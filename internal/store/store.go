@@ -32,6 +32,7 @@ var (
 	_ control.Bans        = (*Store)(nil)
 	_ control.Events      = (*Store)(nil)
 	_ control.Evidence    = (*Store)(nil)
+	_ control.Eraser      = (*Store)(nil)
 	_ enrol.Registry      = (*Store)(nil)
 	_ enrol.Joins         = (*Store)(nil)
 	_ collect.Sink        = (*Store)(nil)
@@ -49,6 +50,9 @@ type Config struct {
 	// It may hold a password and is never printed. Where Path is set too, only its
 	// lock is made: a data directory has one server, whatever its database.
 	URL string
+	// HashSecret is what keyed hashes are made by, always the same one: 32 random
+	// bytes that are kept beside the database, not in it.
+	HashSecret []byte
 	// Existing refuses to begin a new database where none is: something that
 	// belongs to it is there.
 	Existing bool
@@ -70,6 +74,7 @@ type Store struct {
 	hot    map[string]*sql.Stmt // of write, compiled, by their text
 	quick  quick                // of read
 	log    string               // name of the server's own log
+	hashes hashes
 	heads  heads
 	edges  edges
 	queue  logQueue
@@ -81,7 +86,7 @@ type Store struct {
 // StoreFull and StoreReadOnly, and of a URL also those of CheckURL, StoreUnreachable,
 // StoreRefused, StoreUntrusted and StoreUnfit.
 func Open(ctx context.Context, cfg Config) (*Store, error) {
-	s := &Store{cfg: cfg, engine: &sqliteFile{path: cfg.Path, existing: cfg.Existing}}
+	s := &Store{cfg: cfg, hashes: newHashes(cfg.HashSecret), engine: &sqliteFile{path: cfg.Path, existing: cfg.Existing}}
 	if cfg.URL != "" {
 		at, err := parseURL(cfg.URL)
 		if err != nil {

@@ -45,7 +45,7 @@ func (s *Store) VerifyLogs(ctx context.Context) ([]control.LogReport, error) {
 	slices.SortFunc(logs, func(a, b named) int { return cmp.Compare(a.name, b.name) })
 	var reports []control.LogReport
 	for _, l := range logs {
-		v := &verifier{tx: tx, seal: seals[l.name], tiles: tileCheck{log: l.name}, report: control.LogReport{Log: l.name, Size: uint64(l.size)}}
+		v := &verifier{store: s, tx: tx, seal: seals[l.name], tiles: tileCheck{log: l.name}, report: control.LogReport{Log: l.name, Size: uint64(l.size)}}
 		if v.signed, err = s.signedOf(ctx, tx, l.name); err == nil {
 			v.report.Contradiction, err = contradiction(ctx, tx, l.name)
 		}
@@ -62,6 +62,7 @@ func (s *Store) VerifyLogs(ctx context.Context) ([]control.LogReport, error) {
 
 // verifier goes through one log.
 type verifier struct {
+	store  *Store
 	tx     *sql.Tx
 	seal   seal // what was there before
 	tree   audit.Tree
@@ -76,7 +77,7 @@ type verifier struct {
 // not verify is report.Fault, the first of it.
 func (v *verifier) run(ctx context.Context) error {
 	for v.report.Fault == "" {
-		rows, err := list(ctx, v.tx, scanRow, `SELECT idx, position, leaf, body, event_id, time, action, outcome, caller, callee, trace_id, request_id
+		rows, err := list(ctx, v.tx, scanRow, `SELECT idx, position, leaf, body, event_id, time, action, outcome, caller, callee, trace_id, request_id, person, path_hash
 			FROM entry WHERE log = $1 AND idx >= $2 ORDER BY idx LIMIT $3`, v.report.Log, int64(v.tree.Size()), verifyPage)
 		if err != nil {
 			return err
@@ -192,7 +193,7 @@ func (v *verifier) entry(r row) (leaf audit.Hash, fault string) {
 	if err != nil {
 		return leaf, err.Error()
 	}
-	if c := columnsOf(e).found; r.found != c {
+	if c := v.store.columnsOf(e).found; r.found != c {
 		return leaf, "what it is found by is not what its body says: " + strings.Join(r.differ(c), ", ")
 	}
 	v.tree.Append(leaf)
@@ -212,7 +213,7 @@ type row struct {
 }
 
 func scanRow(rows *sql.Rows) (r row, err error) {
-	err = rows.Scan(&r.index, &r.position, &r.leaf, &r.body, &r.eventID, &r.time, &r.action, &r.outcome, &r.caller, &r.callee, &r.traceID, &r.requestID)
+	err = rows.Scan(&r.index, &r.position, &r.leaf, &r.body, &r.eventID, &r.time, &r.action, &r.outcome, &r.caller, &r.callee, &r.traceID, &r.requestID, &r.person, &r.pathHash)
 	return r, err
 }
 
@@ -230,6 +231,8 @@ func (f found) differ(o found) (names []string) {
 		{"callee", f.callee == o.callee},
 		{"trace", f.traceID == o.traceID},
 		{"request", f.requestID == o.requestID},
+		{"person", f.person == o.person},
+		{"path", f.pathHash == o.pathHash},
 	} {
 		if !c.same {
 			names = append(names, c.name)

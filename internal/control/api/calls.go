@@ -161,6 +161,15 @@ func (c *Client) Entries(ctx context.Context, log string, p ExportEntriesParams,
 	return err
 }
 
+// Erase takes away what events say of a person.
+func (c *Client) Erase(ctx context.Context, r EraseRequest) (*EraseResult, error) {
+	body, err := c.call(ctx, max(c.timeout(), VerifyTimeout), func(ctx context.Context) (*http.Response, error) { return c.requests.ErasePerson(ctx, r) })
+	if err != nil {
+		return nil, err
+	}
+	return parse[EraseResult](body)
+}
+
 // Tail calls each for the newest events and, if p.Follow is set, for every one
 // that arrives later, until ctx ends, the server does, or each returns an error,
 // which is then Tail's. Only p.Follow lifts the client's time limit.

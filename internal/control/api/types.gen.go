@@ -353,6 +353,26 @@ type Entry struct {
 	Log  string `json:"log"`
 }
 
+// EraseRequest defines model for EraseRequest.
+type EraseRequest struct {
+	// DryRun Change nothing, and say what would be erased.
+	DryRun bool `json:"dry_run,omitempty,omitzero"`
+
+	// Issuer The issuer of those tokens; every issuer if it is empty.
+	Issuer string `json:"issuer,omitempty,omitzero"`
+
+	// Subject That of the tokens.
+	Subject string `json:"subject"`
+}
+
+// EraseResult defines model for EraseResult.
+type EraseResult struct {
+	// Done False of a dry run.
+	Done   bool     `json:"done"`
+	Events int64    `json:"events"`
+	Logs   []Extent `json:"logs"`
+}
+
 // EventList defines model for EventList.
 type EventList struct {
 	Items []Entry `json:"items"`
@@ -390,6 +410,14 @@ type Explanation struct {
 
 	// To A service, or an edge route such as edge/routes[0].
 	To string `json:"to"`
+}
+
+// Extent Some of the entries of a log.
+type Extent struct {
+	Count int64  `json:"count"`
+	From  int64  `json:"from"`
+	Log   string `json:"log"`
+	To    int64  `json:"to"`
 }
 
 // Fault One thing that is wrong.
@@ -1016,6 +1044,9 @@ type RequestID = string
 // Since defines model for Since.
 type Since = time.Time
 
+// Subject defines model for Subject.
+type Subject = string
+
 // To defines model for To.
 type To = string
 
@@ -1036,8 +1067,11 @@ type ListEventsParams struct {
 	Outcome   Outcome   `form:"outcome,omitempty" json:"outcome,omitempty,omitzero"`
 	TraceID   TraceID   `form:"trace_id,omitempty" json:"trace_id,omitempty,omitzero"`
 	RequestID RequestID `form:"request_id,omitempty" json:"request_id,omitempty,omitzero"`
-	Since     Since     `form:"since,omitempty" json:"since,omitempty,omitzero"`
-	Until     Until     `form:"until,omitempty" json:"until,omitempty,omitzero"`
+
+	// Subject Of whom an event is by a token.
+	Subject Subject `form:"subject,omitempty" json:"subject,omitempty,omitzero"`
+	Since   Since   `form:"since,omitempty" json:"since,omitempty,omitzero"`
+	Until   Until   `form:"until,omitempty" json:"until,omitempty,omitzero"`
 
 	// Cursor The `next` of the page before.
 	Cursor Cursor `form:"cursor,omitempty" json:"cursor,omitempty,omitzero"`
@@ -1074,6 +1108,9 @@ type TailEventsParams struct {
 	Outcome   Outcome   `form:"outcome,omitempty" json:"outcome,omitempty,omitzero"`
 	TraceID   TraceID   `form:"trace_id,omitempty" json:"trace_id,omitempty,omitzero"`
 	RequestID RequestID `form:"request_id,omitempty" json:"request_id,omitempty,omitzero"`
+
+	// Subject Of whom an event is by a token.
+	Subject Subject `form:"subject,omitempty" json:"subject,omitempty,omitzero"`
 
 	// Cursor The `next` of the page before.
 	Cursor Cursor `form:"cursor,omitempty" json:"cursor,omitempty,omitzero"`
@@ -1142,6 +1179,9 @@ type ExplainParams struct {
 	// Path It starts with a slash and has no query.
 	Path string `form:"path,omitempty" json:"path,omitempty,omitzero"`
 }
+
+// ErasePersonJSONRequestBody defines body for ErasePerson for application/json ContentType.
+type ErasePersonJSONRequestBody = EraseRequest
 
 // CreateBanJSONRequestBody defines body for CreateBan for application/json ContentType.
 type CreateBanJSONRequestBody = BanRequest

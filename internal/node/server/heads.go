@@ -6,8 +6,6 @@ import (
 	"io/fs"
 	"path/filepath"
 	"time"
-
-	"github.com/parleymesh/parley/internal/keys"
 )
 
 // headsFile holds the heads of the audit logs, sealed: whoever can write to the
@@ -22,9 +20,8 @@ const (
 const headsEvery = time.Second
 
 // openHeads takes up the heads of the last run; logged says that there was one.
-func (s *Server) openHeads(master *keys.Master, logged bool) error {
-	s.master = master
-	b, err := master.Open(s.headsPath(), headsPurpose)
+func (s *Server) openHeads(logged bool) error {
+	b, err := s.master.Open(s.headsPath(), headsPurpose)
 	if errors.Is(err, fs.ErrNotExist) {
 		s.newHeads = logged
 		return nil

@@ -8,7 +8,6 @@ import (
 
 	"github.com/parleymesh/parley/internal/audit/checkpoint"
 	"github.com/parleymesh/parley/internal/fault"
-	"github.com/parleymesh/parley/internal/keys"
 	"github.com/parleymesh/parley/internal/store"
 )
 
@@ -23,19 +22,19 @@ const (
 // openLogKey gives the store the key of its log. One is made for a log that was never
 // signed; where one that was has none, or another, somebody has to say which of the two
 // is the right one.
-func (s *Server) openLogKey(ctx context.Context, master *keys.Master) error {
+func (s *Server) openLogKey(ctx context.Context) error {
 	path := filepath.Join(s.cfg.Dir, logKeyFile)
 	pinned, signed, err := s.store.Signed(ctx)
 	if err != nil {
 		return err
 	}
-	secret, err := master.Open(path, logKeyPurpose)
+	secret, err := s.master.Open(path, logKeyPurpose)
 	if errors.Is(err, fs.ErrNotExist) {
 		if signed {
 			return fault.New(fault.KeyUnreadable, "restore "+path+" from the backup, or start over with another data directory",
 				"the key of the audit log %s is gone, and the database has what it signed", path)
 		}
-		return s.makeLogKey(ctx, master, path)
+		return s.makeLogKey(ctx, path)
 	}
 	if err != nil {
 		return err
@@ -55,12 +54,12 @@ func (s *Server) openLogKey(ctx context.Context, master *keys.Master) error {
 		"the key %s is another than the one that signed the audit log in the database: %s", path, pinned)
 }
 
-func (s *Server) makeLogKey(ctx context.Context, master *keys.Master, path string) error {
+func (s *Server) makeLogKey(ctx context.Context, path string) error {
 	key, err := checkpoint.GenerateKey(s.origin())
 	if err != nil {
 		return err
 	}
-	if err := master.Seal(path, logKeyPurpose, key.Marshal()); err != nil {
+	if err := s.master.Seal(path, logKeyPurpose, key.Marshal()); err != nil {
 		return err
 	}
 	s.cfg.Logger.Info("key of the audit log made; keep a copy of the public one elsewhere: parley audit keys", "key", key.Verifier().String())

@@ -56,8 +56,8 @@ type Server struct {
 	policy    atomic.Pointer[policy.Set] // of everything that was published last
 	door      *door                      // for agents on other hosts; nil without
 
-	master           *keys.Master // seals the heads
-	newHeads, unkept bool         // KeepHeads' own: there was no file beside logs; it is behind
+	master           *keys.Master
+	newHeads, unkept bool // KeepHeads' own: there was no file beside logs; it is behind
 }
 
 // Open opens the data directory, makes what is missing in it, and refuses what
@@ -67,12 +67,29 @@ func Open(ctx context.Context, cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	st, err := store.Open(ctx, store.Config{Path: filepath.Join(cfg.Dir, databaseFile), URL: cfg.Store, Existing: existing, Clock: cfg.Clock, Logger: cfg.Logger, Host: cfg.Host})
+	master, _, err := keys.OpenMaster(filepath.Join(cfg.Dir, masterFile))
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{cfg: cfg, store: st}
-	if err := s.open(ctx); err != nil {
+	secret, fresh, err := openHashSecret(master, cfg.hashPath())
+	if err != nil {
+		return nil, err
+	}
+	st, err := store.Open(ctx, store.Config{
+		Path: filepath.Join(cfg.Dir, databaseFile), URL: cfg.Store, Existing: existing, HashSecret: secret,
+		Clock: cfg.Clock, Logger: cfg.Logger, Host: cfg.Host,
+	})
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{cfg: cfg, store: st, master: master}
+	if fresh {
+		err = s.keepHashSecret(ctx, secret)
+	}
+	if err == nil {
+		err = s.open(ctx)
+	}
+	if err != nil {
 		return nil, errors.Join(err, st.Close())
 	}
 	return s, nil
@@ -86,21 +103,17 @@ func (s *Server) open(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	master, _, err := keys.OpenMaster(filepath.Join(s.cfg.Dir, masterFile))
-	if err != nil {
-		return err
-	}
 	s.authority, _, err = ca.Open(ca.Config{
-		Dir: filepath.Join(s.cfg.Dir, authorityDir), TrustDomain: s.cfg.TrustDomain, Master: master,
+		Dir: filepath.Join(s.cfg.Dir, authorityDir), TrustDomain: s.cfg.TrustDomain, Master: s.master,
 		Clock: s.cfg.Clock, Logger: s.cfg.Logger, Made: s.signerMade,
 	})
 	if err != nil {
 		return err
 	}
-	if err := s.openLogKey(ctx, master); err != nil {
+	if err := s.openLogKey(ctx); err != nil {
 		return err
 	}
-	if err := s.openHeads(master, !last.IsZero()); err != nil {
+	if err := s.openHeads(!last.IsZero()); err != nil {
 		return err
 	}
 	for _, signer := range []*x509.Certificate{s.authority.Root(), s.authority.Intermediate()} {

@@ -5,6 +5,7 @@
 package xtest
 
 import (
+	"bytes"
 	"context"
 	"crypto/ed25519"
 	"crypto/sha256"
@@ -70,6 +71,9 @@ func Run(t *testing.T, db Database) {
 		"edges":                   testEdges,
 		"edges add up":            testEdgesAddUp,
 		"audit status":            testAuditStatus,
+		"erase":                   testErase,
+		"erase what is late":      testEraseLate,
+		"erase while collecting":  testErasedRaced,
 	} {
 		t.Run(name, func(t *testing.T) { t.Parallel(); test(t, db) })
 	}
@@ -81,7 +85,7 @@ func (p Place) Open(ctx context.Context, clk clock.Clock) (*store.Store, error) 
 }
 
 func (p Place) open(ctx context.Context, clk clock.Clock, existing bool) (*store.Store, error) {
-	s, err := store.Open(ctx, store.Config{Existing: existing, Path: p.Path, URL: p.URL, Host: "host1", Clock: clk, Logger: slog.New(slog.DiscardHandler)})
+	s, err := store.Open(ctx, store.Config{Existing: existing, Path: p.Path, URL: p.URL, HashSecret: secret, Host: "host1", Clock: clk, Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		return nil, err
 	}
@@ -155,6 +159,9 @@ func (a *at) Sleep(ctx context.Context, d time.Duration) error {
 }
 
 func (a *at) set(t time.Time) { a.mu.Lock(); defer a.mu.Unlock(); a.now = t }
+
+// secret is that of every place's keyed hashes.
+var secret = bytes.Repeat([]byte("s"), 32)
 
 var noon = time.Date(2026, 11, 23, 12, 0, 0, 123456000, time.UTC)
 
