@@ -52,7 +52,9 @@ func (s *Store) conditions(f control.Filter) (string, []any) {
 	}
 	// The index of these holds no empty ones, and is used only where that shows.
 	for _, c := range []struct{ column, value string }{
-		{"trace_id", f.TraceID}, {"request_id", f.RequestID}, {"person", s.hashes.person(f.Subject)},
+		{"trace_id", f.TraceID},
+		{"request_id", f.RequestID},
+		{"person", s.hashes.person(f.Subject)},
 		{"path_hash", s.hashes.path(f.Path)},
 	} {
 		if c.value != "" {
