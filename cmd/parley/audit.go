@@ -235,9 +235,10 @@ func (a *app) writeVerification(v *api.Verification) {
 		{}, {Title: "LOG", Min: 12}, {Title: "ENTRIES", Right: true}, {Title: "LAST", Drop: 1}, {Title: "ROOT", Min: 20, Drop: 2}, {Title: "STATE"},
 	}}
 	broken := 0
-	var entries int64
+	var entries, pruned int64
 	for _, l := range v.Logs {
 		entries += l.Size
+		pruned += l.Pruned
 		mark, state := term.OK, term.Cell{Text: "intact"}
 		switch {
 		case l.Fault != "":
@@ -252,6 +253,10 @@ func (a *app) writeVerification(v *api.Verification) {
 	a.term.Table(tab)
 	if v.Intact {
 		a.term.Printf("\nintact: %s, every hash recomputed\n", plural(int(entries), "1 entry", term.Number(entries)+" entries"))
+		if pruned > 0 {
+			a.term.Printf("%s pruned: of those the hash is there, and proves what follows and what was exported\n",
+				plural(int(pruned), "1 is", term.Number(pruned)+" are"))
+		}
 		return
 	}
 	a.term.Printf("\n%s  %s of %d\n", a.term.Paint(term.Bad, "NOT INTACT"), term.Count(broken, "log"), len(v.Logs))

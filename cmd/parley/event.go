@@ -24,6 +24,9 @@ var eventColumns = []term.Column{
 // eventCells is an event as a row. An event that this program cannot read, of a
 // newer server perhaps, is still shown by its place in its log.
 func (a *app) eventCells(e api.Entry) []any {
+	if e.Pruned {
+		return []any{term.None, "", e.Log, "pruned", "", fmt.Sprint(e.Index)}
+	}
 	var ev audit.Event
 	if err := json.Unmarshal(e.Event, &ev); err != nil {
 		return []any{term.Unknown, "", e.Log, "unreadable", "", fmt.Sprint(e.Index)}
@@ -119,6 +122,10 @@ func (a *app) writeEvent(e *api.Entry) error {
 	cells := a.eventCells(*e)
 	a.term.Printf("%s  %s  %s\n", a.term.Mark(cells[0].(term.Mark)), cells[2], cells[3])
 	a.term.Printf("    log %s, entry %d, leaf %s\n\n", e.Log, e.Index, e.Leaf)
+	if e.Pruned {
+		a.term.Printf("It was pruned: what it said is not there any more. Its hash still verifies.\n")
+		return nil
+	}
 	if err := a.term.Record(e.Event); err != nil {
 		return fmt.Errorf("show the event: %w", err)
 	}

@@ -84,6 +84,25 @@ func Actions() []Action {
 	}
 }
 
+// Class is the class of an action's events.
+func (a Action) Class() Class {
+	switch a {
+	case Call, HandshakeRefused, ConnectionRefused, ProcessRefused:
+		return Access
+	}
+	return Security
+}
+
+// Kept says that events of the action are never pruned: they say what is not in a
+// log any more, or was not what it should be.
+func (a Action) Kept() bool {
+	switch a {
+	case Gap, Forked, Erased, Pruned:
+		return true
+	}
+	return false
+}
+
 // An Outcome says how it ended.
 type Outcome string
 

@@ -36,6 +36,9 @@ func (s *Server) whyDecided(ctx context.Context, file *mesh.File, id string) (*a
 	if err != nil {
 		return nil, err
 	}
+	if len(stored.Body) == 0 {
+		return nil, fault.New(fault.NotFound, "audit.retention in the mesh file says how long events are kept", "event %s was pruned: what it said is not there any more", clip(id))
+	}
 	asked, err := decodeEvent(*stored)
 	if err != nil {
 		return nil, err

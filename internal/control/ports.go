@@ -153,11 +153,13 @@ type Eraser interface {
 
 // A LogReport is what verifying one log found.
 type LogReport struct {
-	Log   string
-	Size  uint64 // entries
-	Root  audit.Hash
-	First time.Time
-	Last  time.Time
+	Log  string
+	Size uint64 // entries
+	// Pruned is how many of them are empty, being older than the mesh file keeps them.
+	Pruned uint64
+	Root   audit.Hash
+	First  time.Time
+	Last   time.Time
 	// Fault is empty where the log verifies, and otherwise says what is wrong
 	// and where: at the entry At.
 	Fault string

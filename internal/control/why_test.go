@@ -8,6 +8,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/parleymesh/parley/internal/audit"
+	"github.com/parleymesh/parley/internal/control"
 	"github.com/parleymesh/parley/internal/control/api"
 	"github.com/parleymesh/parley/internal/fault"
 	"github.com/parleymesh/parley/internal/identity"
@@ -343,6 +344,24 @@ func private(subject string) *audit.Private {
 	p := new(audit.Private)
 	p.Hold(subject, "192.0.2.7:4711")
 	return p
+}
+
+// What was pruned is shown as that, and cannot be explained any more.
+func TestWhyOfWhatWasPruned(t *testing.T) {
+	t.Parallel()
+	h := applied(t)
+	h.events = append(h.events, control.StoredEvent{Entry: audit.Entry{Log: "agent", Index: 4, Leaf: audit.Hash{1}}, Position: int64(len(h.events) + 1)})
+	got, err := h.client.Event(t.Context(), "pruned")
+	if err != nil || !got.Pruned || got.Event != nil || got.Index != 4 {
+		t.Errorf("%+v, %v", got, err)
+	}
+	if _, err := h.client.Why(t.Context(), api.ExplainParams{Decision: "pruned"}); len(fault.All(err)) != 1 || fault.All(err)[0].Code != fault.NotFound {
+		t.Errorf("%v", err)
+	}
+	list, err := h.client.Events(t.Context(), api.ListEventsParams{})
+	if err != nil || !list.Items[len(list.Items)-1].Pruned {
+		t.Errorf("%+v, %v", list, err)
+	}
 }
 
 // TestWhyOfTokens: a decision about a token is made again from the record of it.

@@ -64,13 +64,13 @@ func keyOf(k *Key) api.Key {
 
 func entryOf(e *StoredEvent) api.Entry {
 	return api.Entry{
-		Log: e.Log, Index: int64(e.Index), Leaf: hexHash(e.Leaf), Cursor: cursorOf(e), Event: e.Body,
+		Log: e.Log, Index: int64(e.Index), Leaf: hexHash(e.Leaf), Cursor: cursorOf(e), Event: e.Body, Pruned: len(e.Body) == 0,
 	}
 }
 
 func reportOf(r *LogReport) api.LogReport {
 	return api.LogReport{
-		Log: r.Log, Size: int64(r.Size), Root: hexHash(r.Root), First: r.First.UTC(), Last: r.Last.UTC(), Fault: r.Fault,
+		Log: r.Log, Size: int64(r.Size), Pruned: int64(r.Pruned), Root: hexHash(r.Root), First: r.First.UTC(), Last: r.Last.UTC(), Fault: r.Fault,
 		Contradiction: r.Contradiction, After: r.After.UTC(), Before: r.Before.UTC(),
 	}
 }

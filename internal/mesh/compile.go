@@ -51,6 +51,7 @@ func Compile(f *File, revision int64, ports Ports, keys []snapshot.APIKey) (*sna
 	}
 	s.Rules = append(s.Rules, c.rules...)
 	s.Issuers = c.issuers()
+	s.Retention = f.retention()
 	if c.err != nil {
 		return nil, c.err
 	}

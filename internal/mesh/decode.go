@@ -354,12 +354,21 @@ func (d *decoder) duration(n *yaml.Node, v reflect.Value, path string) {
 		d.add(d.mark(path), f)
 		return
 	}
-	dur, err := time.ParseDuration(n.Value)
+	dur, err := parseDuration(n.Value)
 	if err != nil {
-		d.wrongValue(path, "not a duration", "write a number with its unit, such as `1h`, `30m`, `90s` or `1h30m`; a day is `24h`")
+		d.wrongValue(path, "not a duration", "write a number with its unit, such as `1h`, `30m`, `90s`, `1h30m` or `7d`")
 		return
 	}
 	v.SetInt(int64(dur))
+}
+
+// parseDuration is what Go reads, or a whole number of days of 24 hours.
+func parseDuration(s string) (time.Duration, error) {
+	if days, ok := strings.CutSuffix(s, "d"); ok {
+		n, err := strconv.ParseUint(days, 10, 16)
+		return time.Duration(n) * 24 * time.Hour, err
+	}
+	return time.ParseDuration(s)
 }
 
 // withUnit is the advice for a bare number, read as seconds.

@@ -125,6 +125,7 @@ func (d *differ) settings() {
 	}
 	d.changed("setting", "leaf_ttl", "", short(d.old.LeafTTL), short(d.new.LeafTTL))
 	d.changed("setting", "outbound_ports", "", fmt.Sprint(d.old.OutboundPorts), fmt.Sprint(d.new.OutboundPorts))
+	d.retention()
 }
 
 // keys are the keys of two maps, in order.

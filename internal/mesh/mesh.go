@@ -51,10 +51,30 @@ type File struct {
 	// The issuers by name whose tokens routes can accept. Their names follow the
 	// rule for services.
 	Issuers map[string]*Issuer `yaml:"issuers"`
+	// How long what is recorded is kept.
+	Audit *Record `yaml:"audit"`
 
 	name   string
 	src    *source
 	places map[string]place
+}
+
+// A Record says what becomes of what was recorded.
+type Record struct {
+	// How long events are kept in the server's database. What is older is emptied,
+	// for good: its place in its log and its hash stay, so that the log still
+	// verifies. Without it everything is kept.
+	Retention *Retention `yaml:"retention"`
+}
+
+// A Retention is how long events are kept, by their class.
+type Retention struct {
+	// Calls, allowed and refused, and what was refused before it was one: at least 1h.
+	// Without it they are kept for ever.
+	Access time.Duration `yaml:"access"`
+	// Administration, issuance, findings and all else: at least 1h. Without it they
+	// are kept for ever. That something was emptied, erased or lost is always kept.
+	Security time.Duration `yaml:"security"`
 }
 
 // A Host is a machine that runs an agent.

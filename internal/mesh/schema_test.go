@@ -98,7 +98,7 @@ func (g *generator) schema(t reflect.Type, k mesh.Key) object {
 	case t.Kind() == reflect.Pointer:
 		return g.schema(t.Elem(), k)
 	case t == reflect.TypeFor[time.Duration]():
-		o := object{"type": "string", "pattern": `^([0-9]+(\.[0-9]+)?(ms|s|m|h))+$`}
+		o := object{"type": "string", "pattern": `^([0-9]{1,5}d|([0-9]+(\.[0-9]+)?(ms|s|m|h))+)$`}
 		if k.Default != "" {
 			o["default"] = k.Default
 		}

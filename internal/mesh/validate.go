@@ -79,6 +79,7 @@ func (v *validator) file() {
 		v.gateway(name, f.Gateways[name])
 	}
 	v.issuers()
+	v.retention()
 	v.collisions()
 	if len(v.faults) > 0 {
 		return

@@ -223,6 +223,7 @@ func (n *Node) run(ctx context.Context, doors []door) {
 	headsCtx, stopHeads := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopHeads()
 	headsDone.Go(func() { n.server.KeepHeads(headsCtx) })
+	headsDone.Go(func() { n.server.Prune(headsCtx) })
 	doorsDone.Go(func() {
 		errs <- n.server.Serve(ctx)
 		cancel()

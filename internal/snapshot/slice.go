@@ -15,7 +15,7 @@ import (
 // A snapshot without hosts is one machine's, and whole for it.
 func (s *Snapshot) For(host string, endpoints func(service string) []string) *Snapshot {
 	out := *s
-	out.Admins = nil
+	out.Admins, out.Retention = nil, Retention{}
 	if len(s.Hosts) > 0 {
 		out.Hosts = slices.Collect(filter(s.Hosts, func(h Host) bool { return h.Name == host }))
 		runs := func(on []string) bool { return slices.Contains(on, host) }

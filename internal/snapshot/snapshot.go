@@ -30,6 +30,8 @@ type Snapshot struct {
 	Hosts []Host `json:"hosts,omitempty"`
 	// Admins are those of the admin API over TLS; no slice for a host has them.
 	Admins []Admin `json:"-"`
+	// Retention is the server's affair; no slice for a host has it.
+	Retention Retention `json:"-"`
 	// Services are those that run on the agent's host, in order of name.
 	Services []Service `json:"services"`
 	Gateways []Gateway `json:"gateways"`
@@ -42,6 +44,9 @@ type Snapshot struct {
 	// Members are all identities that the mesh file names.
 	Members []identity.ID `json:"members"`
 }
+
+// A Retention is how long events are kept by their class; zero is for ever.
+type Retention struct{ Access, Security time.Duration }
 
 // A Host is a machine that runs an agent.
 type Host struct {

@@ -67,6 +67,7 @@ func (s *Store) conditions(f control.Filter) (string, []any) {
 	}
 	if !f.Until.IsZero() {
 		add("time", "<", micro(f.Until))
+		where = append(where, "time > 0") // what was pruned has none
 	}
 	return strings.Join(where, " AND "), args
 }

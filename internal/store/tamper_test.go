@@ -244,10 +244,15 @@ func TestTreesAreMadeForWhatIsThere(t *testing.T) {
 	}
 	actions := s.Rows(t, `SELECT minute, action, outcome, events FROM action_minute ORDER BY 1, 2, 3`)
 	bytes := s.Rows(t, `SELECT name, size, bytes FROM log ORDER BY 1`)
-	for _, table := range []string{"tile", "checkpoint", "log_key", "fork", "action_minute"} {
+	for _, table := range []string{"tile", "checkpoint", "log_key", "fork", "action_minute", "erasure"} {
 		s.Exec(t, `DROP TABLE `+table)
 	}
-	s.Exec(t, `DROP INDEX entry_pruned`)
+	for _, index := range []string{"entry_pruned", "entry_person", "entry_path_hash"} {
+		s.Exec(t, `DROP INDEX `+index)
+	}
+	for _, column := range []string{"person", "path_hash"} {
+		s.Exec(t, `ALTER TABLE entry DROP COLUMN `+column)
+	}
 	s.Exec(t, `ALTER TABLE log DROP COLUMN bytes`)
 	s.Exec(t, `CREATE TABLE node (log TEXT, idx BIGINT, hash BYTEA)`)
 	s.Exec(t, `DELETE FROM migration WHERE version >= 6`)

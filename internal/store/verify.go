@@ -43,9 +43,13 @@ func (s *Store) VerifyLogs(ctx context.Context) ([]control.LogReport, error) {
 		}
 	}
 	slices.SortFunc(logs, func(a, b named) int { return cmp.Compare(a.name, b.name) })
+	pruned, err := prunedBy(ctx, tx, s.log)
+	if err != nil {
+		return nil, s.explain(doing, err)
+	}
 	var reports []control.LogReport
 	for _, l := range logs {
-		v := &verifier{store: s, tx: tx, seal: seals[l.name], tiles: tileCheck{log: l.name}, report: control.LogReport{Log: l.name, Size: uint64(l.size)}}
+		v := &verifier{store: s, tx: tx, pruned: pruned[l.name], seal: seals[l.name], tiles: tileCheck{log: l.name}, report: control.LogReport{Log: l.name, Size: uint64(l.size)}}
 		if v.signed, err = s.signedOf(ctx, tx, l.name); err == nil {
 			v.report.Contradiction, err = contradiction(ctx, tx, l.name)
 		}
@@ -64,7 +68,8 @@ func (s *Store) VerifyLogs(ctx context.Context) ([]control.LogReport, error) {
 type verifier struct {
 	store  *Store
 	tx     *sql.Tx
-	seal   seal // what was there before
+	pruned uint64 // how many entries were emptied, by what is recorded of it
+	seal   seal   // what was there before
 	tree   audit.Tree
 	tiles  tileCheck
 	signed signedCheck
@@ -130,6 +135,9 @@ func (v *verifier) end(ctx context.Context) error {
 	if v.report.Fault == "" && v.tree.Size() != v.report.Size {
 		v.fail(v.tree.Size(), fmt.Sprintf("it is missing, the log has %d entries", v.report.Size))
 	}
+	if v.report.Fault == "" && v.report.Pruned != v.pruned {
+		v.fail(v.tree.Size(), fmt.Sprintf("before it %d entries are empty, and %d were pruned", v.report.Pruned, v.pruned))
+	}
 	if fault := v.seal.missing(&v.tree); v.report.Fault == "" && fault != "" {
 		v.fail(v.tree.Size(), fault)
 	}
@@ -185,6 +193,9 @@ func (v *verifier) entry(r row) (leaf audit.Hash, fault string) {
 		return leaf, fmt.Sprintf("it is said to have arrived before entry %d", next-1)
 	}
 	v.position = r.position
+	if len(r.body) == 0 {
+		return v.empty(r)
+	}
 	leaf = audit.LeafHash(r.body)
 	if !bytes.Equal(leaf[:], r.leaf) {
 		return leaf, "its leaf hash is not that of its body"
@@ -197,10 +208,27 @@ func (v *verifier) entry(r row) (leaf audit.Hash, fault string) {
 		return leaf, "what it is found by is not what its body says: " + strings.Join(r.differ(c), ", ")
 	}
 	v.tree.Append(leaf)
-	if next == 0 {
+	if v.report.First.IsZero() {
 		v.report.First = e.Time
 	}
 	v.report.Last = e.Time
+	return leaf, ""
+}
+
+// empty checks an entry that was pruned: of that the tree has to know.
+func (v *verifier) empty(r row) (leaf audit.Hash, fault string) {
+	if len(r.leaf) != len(leaf) {
+		return leaf, fmt.Sprintf("a leaf hash of %d bytes", len(r.leaf))
+	}
+	if (r.found != found{eventID: r.eventID}) {
+		return leaf, "it is empty and still found by something"
+	}
+	if v.report.Pruned == v.pruned {
+		return leaf, fmt.Sprintf("it is empty, and it is none of the %d that were pruned", v.pruned)
+	}
+	leaf = audit.Hash(r.leaf)
+	v.tree.Append(leaf)
+	v.report.Pruned++
 	return leaf, ""
 }
 

@@ -343,7 +343,7 @@ type Entry struct {
 	Cursor string `json:"cursor"`
 
 	// Event A JSON value that is passed on byte by byte.
-	Event RawJSON `json:"event"`
+	Event RawJSON `json:"event,omitempty,omitzero"`
 
 	// Index From 0 without holes.
 	Index int64 `json:"index"`
@@ -351,6 +351,9 @@ type Entry struct {
 	// Leaf The RFC 6962 leaf hash of the event's bytes, in hexadecimal.
 	Leaf string `json:"leaf"`
 	Log  string `json:"log"`
+
+	// Pruned The event is not there any more, being older than the mesh file keeps it.
+	Pruned bool `json:"pruned,omitempty,omitzero"`
 }
 
 // EraseRequest defines model for EraseRequest.
@@ -674,6 +677,9 @@ type LogReport struct {
 	First time.Time `json:"first,omitempty,omitzero"`
 	Last  time.Time `json:"last,omitempty,omitzero"`
 	Log   string    `json:"log"`
+
+	// Pruned How many entries are empty, being older than the mesh file keeps them.
+	Pruned int64 `json:"pruned,omitempty,omitzero"`
 
 	// Root The RFC 6962 root hash, in hexadecimal.
 	Root string `json:"root"`

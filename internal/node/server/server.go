@@ -53,8 +53,9 @@ type Server struct {
 	authority *ca.Authority
 	registrar *enrol.Registrar
 	fleet     *fleet.Fleet
-	policy    atomic.Pointer[policy.Set] // of everything that was published last
-	door      *door                      // for agents on other hosts; nil without
+	policy    atomic.Pointer[policy.Set]         // of everything that was published last
+	retention atomic.Pointer[snapshot.Retention] // alike
+	door      *door                              // for agents on other hosts; nil without
 
 	master           *keys.Master
 	newHeads, unkept bool // KeepHeads' own: there was no file beside logs; it is behind
@@ -205,6 +206,7 @@ func (s *Server) Resume(ctx context.Context) (int64, error) {
 // Publish makes snap the state that agents are told, and reports its generation.
 func (s *Server) Publish(snap *snapshot.Snapshot) uint64 {
 	s.registrar.SetSubjects(subjects(snap))
+	s.retention.Store(&snap.Retention)
 	var targets []string
 	for _, svc := range snap.Services {
 		targets = append(targets, svc.Name)

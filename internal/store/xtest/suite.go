@@ -71,6 +71,8 @@ func Run(t *testing.T, db Database) {
 		"edges":                   testEdges,
 		"edges add up":            testEdgesAddUp,
 		"audit status":            testAuditStatus,
+		"prune":                   testPrune,
+		"prune many":              testPruneMany,
 		"erase":                   testErase,
 		"erase what is late":      testEraseLate,
 		"erase while collecting":  testErasedRaced,
