@@ -92,7 +92,6 @@ type Filter struct {
 	TraceID   string
 	RequestID string
 	Subject   string // of whom an event is
-	Path      string // of an event that has a template of it
 	Since     time.Time
 	Until     time.Time
 	// After continues behind the event with this position; Position of the last

@@ -55,7 +55,6 @@ func (s *Store) conditions(f control.Filter) (string, []any) {
 		{"trace_id", f.TraceID},
 		{"request_id", f.RequestID},
 		{"person", s.hashes.person(f.Subject)},
-		{"path_hash", s.hashes.path(f.Path)},
 	} {
 		if c.value != "" {
 			add(c.column, "=", c.value)

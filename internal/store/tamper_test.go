@@ -247,12 +247,10 @@ func TestTreesAreMadeForWhatIsThere(t *testing.T) {
 	for _, table := range []string{"tile", "checkpoint", "log_key", "fork", "action_minute", "erasure"} {
 		s.Exec(t, `DROP TABLE `+table)
 	}
-	for _, index := range []string{"entry_pruned", "entry_person", "entry_path_hash"} {
+	for _, index := range []string{"entry_pruned", "entry_person"} {
 		s.Exec(t, `DROP INDEX `+index)
 	}
-	for _, column := range []string{"person", "path_hash"} {
-		s.Exec(t, `ALTER TABLE entry DROP COLUMN `+column)
-	}
+	s.Exec(t, `ALTER TABLE entry DROP COLUMN person`)
 	s.Exec(t, `ALTER TABLE log DROP COLUMN bytes`)
 	s.Exec(t, `CREATE TABLE node (log TEXT, idx BIGINT, hash BYTEA)`)
 	s.Exec(t, `DELETE FROM migration WHERE version >= 6`)
