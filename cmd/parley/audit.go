@@ -1,12 +1,14 @@
 package main
 
 import (
+	"encoding/json"
 	"errors"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/parleymesh/parley/cmd/parley/term"
+	"github.com/parleymesh/parley/internal/audit"
 	"github.com/parleymesh/parley/internal/control/api"
 )
 
@@ -19,7 +21,7 @@ func (a *app) auditCommand() *cobra.Command {
   parley audit prove 01K3Q8Z4M7QK2V9D3B6H8N5R1T --out call.proof
   parley audit erase --subject alice`,
 		a.auditTailCommand(), a.auditSearchCommand(), a.auditShowCommand(), a.auditStatsCommand(), a.auditVerifyCommand(),
-		a.auditProveCommand(), a.auditExportCommand(), a.auditKeysCommand(), a.auditEraseCommand())
+		a.auditProveCommand(), a.auditExportCommand(), a.auditKeysCommand(), a.auditEraseCommand(), a.auditSchemaCommand())
 }
 
 // eventFilter are the flags that select events.
@@ -282,4 +284,18 @@ func when(l api.LogReport) string {
 		return " (before " + term.Stamp(l.Before) + ")"
 	}
 	return ""
+}
+
+func (a *app) auditSchemaCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "schema", Short: "the JSON Schema of an event; offline",
+		Example: "  parley audit schema > audit-event.v1.schema.json",
+		Args:    arguments(0, 0, "no arguments"),
+		RunE: func(*cobra.Command, []string) error {
+			if a.term.JSON() {
+				return a.term.Document("schema", json.RawMessage(audit.JSONSchema()))
+			}
+			return a.term.Raw(audit.JSONSchema())
+		},
+	}
 }

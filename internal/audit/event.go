@@ -116,164 +116,146 @@ const (
 
 // An Event is one thing that happened. The zero value of a field is left out of
 // the encoding. Every string is UTF-8 of bounded length: Encode cuts what is
-// longer and marks it.
+// longer and marks it. What stands beside or above a field is its description in
+// the JSON Schema.
 type Event struct {
-	Schema int `json:"schema"`
-	// ID is a ULID; for a call it is the decision id.
-	ID      string    `json:"id"`
-	Time    time.Time `json:"time"` // UTC, when it began
-	Class   Class     `json:"class"`
-	Action  Action    `json:"action"`
-	Outcome Outcome   `json:"outcome"`
-	// Reason is a stable code of policy, gate, mtls or the room that acted.
+	Schema  int       `json:"schema"`  // the version of this schema
+	ID      string    `json:"id"`      // a ULID; of a call, the decision id
+	Time    time.Time `json:"time"`    // UTC, when it began
+	Class   Class     `json:"class"`   // which loss policy and retention it has
+	Action  Action    `json:"action"`  // what was done
+	Outcome Outcome   `json:"outcome"` // allowed or denied of calls and peers, success or failure of acts
+	// a stable code, which parley explain knows, or of a finding its PAR code
 	Reason string `json:"reason,omitempty"`
-	// Message is a sentence for people, never with outside bytes in it but
-	// quoted, and never needed to understand the event.
-	Message string `json:"message,omitempty"`
-	// Host and Reporter say who writes this: the agent or server.
-	Host     string `json:"host,omitempty"`
-	Reporter string `json:"reporter,omitempty"` // "agent", "server"
+	// a sentence for people, never with outside bytes in it but quoted, and never
+	// needed to understand the event
+	Message  string `json:"message,omitempty"`
+	Host     string `json:"host,omitempty"`     // the machine that writes this
+	Reporter string `json:"reporter,omitempty"` // the part of Parley that writes this
 
-	Call     *CallFacts `json:"call,omitempty"`
-	Caller   *Party     `json:"caller,omitempty"`
-	Callee   *Party     `json:"callee,omitempty"`
-	Actor    *Actor     `json:"actor,omitempty"`
-	Object   *Object    `json:"object,omitempty"`
-	Decision *Decision  `json:"decision,omitempty"`
-	TLS      *TLS       `json:"tls,omitempty"`
-	// UpstreamTLS protects the far side of a proxied call.
-	UpstreamTLS *TLS   `json:"upstream_tls,omitempty"`
-	Trace       *Trace `json:"trace,omitempty"`
-	Gap         *Range `json:"gap,omitempty"`
-	// Repeated says that the event stands for more of the same.
-	Repeated *Repeated `json:"repeated,omitempty"`
-	// Log is what was done to a log.
-	Log *LogFacts `json:"log,omitempty"`
-	// Private is what is said of a person, which erasure takes away; it comes last.
+	Call        *CallFacts `json:"call,omitempty"`         // the request or connection
+	Caller      *Party     `json:"caller,omitempty"`       // who calls
+	Callee      *Party     `json:"callee,omitempty"`       // who is called
+	Actor       *Actor     `json:"actor,omitempty"`        // who administers
+	Object      *Object    `json:"object,omitempty"`       // what was administered or issued
+	Decision    *Decision  `json:"decision,omitempty"`     // what decided
+	TLS         *TLS       `json:"tls,omitempty"`          // the connection that came in
+	UpstreamTLS *TLS       `json:"upstream_tls,omitempty"` // the connection that goes out, of a proxied call
+	Trace       *Trace     `json:"trace,omitempty"`        // the W3C trace context
+	Gap         *Range     `json:"gap,omitempty"`          // the entries that are missing
+	Repeated    *Repeated  `json:"repeated,omitempty"`     // that the event stands for more of the same
+	Log         *LogFacts  `json:"log,omitempty"`          // what was done to a log
+	// what is said of a person; it comes last, the leaf hash does not cover it, and
+	// erasure takes it away
 	Private *Private `json:"private,omitempty"`
 }
 
 // CallFacts describe a request or connection.
 type CallFacts struct {
-	End       string `json:"end"` // inbound, outbound, edge
-	Protocol  string `json:"protocol"`
-	Listener  string `json:"listener"`
-	RequestID string `json:"request_id,omitempty"`
-	Method    string `json:"method,omitempty"`
-	Host      string `json:"host,omitempty"`
-	Path      string `json:"path,omitempty"` // canonical, without the query
-	Status    int    `json:"status,omitempty"`
-	// GRPCStatus is that of a call of gRPC; a pointer because 0 is success.
-	GRPCStatus *int   `json:"grpc_status,omitempty"`
-	Error      string `json:"error,omitempty"`
-	BytesIn    int64  `json:"bytes_in,omitempty"`
-	BytesOut   int64  `json:"bytes_out,omitempty"`
-	// Duration is in microseconds.
-	Duration int64  `json:"duration_us,omitempty"`
-	Upstream string `json:"upstream,omitempty"` // address forwarded to
+	End        string `json:"end"`                   // which end of the call this is
+	Protocol   string `json:"protocol"`              // http or tcp
+	Listener   string `json:"listener"`              // such as orders.inbound
+	RequestID  string `json:"request_id,omitempty"`  // same at all hops of a request
+	Method     string `json:"method,omitempty"`      // of HTTP
+	Host       string `json:"host,omitempty"`        // the host that was asked for
+	Path       string `json:"path,omitempty"`        // canonical, without the query
+	Status     int    `json:"status,omitempty"`      // of the answer
+	GRPCStatus *int   `json:"grpc_status,omitempty"` // of a call of gRPC, where 0 is success
+	Error      string `json:"error,omitempty"`       // what went wrong behind the decision
+	BytesIn    int64  `json:"bytes_in,omitempty"`    // bytes of the body that came, of TCP and WebSocket of the connection
+	BytesOut   int64  `json:"bytes_out,omitempty"`   // bytes of the body that went, alike
+	Duration   int64  `json:"duration_us,omitempty"` // microseconds
+	Upstream   string `json:"upstream,omitempty"`    // the address forwarded to
 }
 
 // A Party is one side of a call.
 type Party struct {
-	Service     string      `json:"service,omitempty"`
-	ID          identity.ID `json:"id,omitzero"`
-	Serial      string      `json:"serial,omitempty"`
-	Fingerprint string      `json:"fingerprint,omitempty"`
-	Address     string      `json:"address,omitempty"`
-	// Via is the trusted proxy that told Address, by its own address.
-	Via     string `json:"via,omitempty"`
-	KeyID   string `json:"key_id,omitempty"`
-	KeyName string `json:"key_name,omitempty"`
-	// Person commits to the event's Private, of a caller. Encode computes it where
-	// that is there.
-	Person Commitment `json:"person,omitzero"`
-	// Issuer and ClientID are of a token whose signature was verified, never of one
-	// that only claims them; its subject is in Private. Audience and Scopes are what
-	// it is for, several joined by spaces.
-	Issuer   string `json:"issuer,omitempty"`
-	ClientID string `json:"client_id,omitempty"`
-	Audience string `json:"audience,omitempty"`
-	Scopes   string `json:"scopes,omitempty"`
-	PID      int    `json:"pid,omitempty"`
-	// UID is a pointer because 0 is a user.
-	UID *int   `json:"uid,omitempty"`
-	Exe string `json:"exe,omitempty"`
+	Service     string      `json:"service,omitempty"`     // by certificate, or by attestation at the caller's own end
+	ID          identity.ID `json:"id,omitzero"`           // the SPIFFE ID
+	Serial      string      `json:"serial,omitempty"`      // of the certificate
+	Fingerprint string      `json:"fingerprint,omitempty"` // of the certificate
+	Address     string      `json:"address,omitempty"`     // where it connected from, but for the client of a person
+	Via         string      `json:"via,omitempty"`         // the trusted proxy that told the client's address, by its own
+	KeyID       string      `json:"key_id,omitempty"`      // the API key, never the key itself
+	KeyName     string      `json:"key_name,omitempty"`    // of the API key
+	// the commitment to private, of a caller: SHA-256 over "parley audit private v1", a
+	// zero byte and that object as it stands
+	Person   Commitment `json:"person,omitzero"`
+	Issuer   string     `json:"issuer,omitempty"`    // of a token whose signature was verified, never of one that only claims it
+	ClientID string     `json:"client_id,omitempty"` // of that token
+	Audience string     `json:"audience,omitempty"`  // of that token, several joined by spaces
+	Scopes   string     `json:"scopes,omitempty"`    // of that token, several joined by spaces
+	PID      int        `json:"pid,omitempty"`       // of the process that connected on this host
+	UID      *int       `json:"uid,omitempty"`       // of that process, where 0 is a user
+	Exe      string     `json:"exe,omitempty"`       // of that process
 }
 
 // An Actor is who administers.
 type Actor struct {
-	UID  *int   `json:"uid,omitempty"`
-	User string `json:"user,omitempty"`
-	PID  int    `json:"pid,omitempty"`
-	// ID is the administrator's own, who came with a certificate.
-	ID identity.ID `json:"id,omitzero"`
-	// RequestID is that of the request to the admin API, which the server's log has too.
-	RequestID string `json:"request_id,omitempty"`
-	// System names a part of Parley that acts by itself: "renewal", "start".
-	System string `json:"system,omitempty"`
+	UID       *int        `json:"uid,omitempty"`        // by the kernel, where 0 is a user
+	User      string      `json:"user,omitempty"`       // the name of that user
+	PID       int         `json:"pid,omitempty"`        // by the kernel
+	ID        identity.ID `json:"id,omitzero"`          // of an administrator who came with a certificate
+	RequestID string      `json:"request_id,omitempty"` // of the request to the admin API, which the server's own log has too
+	System    string      `json:"system,omitempty"`     // the part of Parley that acts by itself, such as start or retention
 }
 
 // An Object is what was administered or issued.
 type Object struct {
-	Kind     string `json:"kind"` // revision, api_key, certificate, ca, listener, process
-	Name     string `json:"name,omitempty"`
-	Serial   string `json:"serial,omitempty"`
-	Revision int64  `json:"revision,omitempty"`
-	// NotAfter is the end of what was issued.
-	NotAfter time.Time `json:"not_after,omitzero"`
-	Detail   string    `json:"detail,omitempty"`
+	Kind     string    `json:"kind"`               // such as revision, api_key, certificate, ca, listener or person
+	Name     string    `json:"name,omitempty"`     // of the object
+	Serial   string    `json:"serial,omitempty"`   // of a certificate
+	Revision int64     `json:"revision,omitempty"` // of the mesh file
+	NotAfter time.Time `json:"not_after,omitzero"` // the end of what was issued
+	Detail   string    `json:"detail,omitempty"`   // more of the object
 }
 
 // A Decision is which rule of which revision decided.
 type Decision struct {
-	Rule     string `json:"rule,omitempty"`
-	Revision int64  `json:"revision,omitempty"`
+	Rule     string `json:"rule,omitempty"`     // such as orders.allow[0]; of a denial the nearest rule
+	Revision int64  `json:"revision,omitempty"` // of the mesh file
 }
 
 // TLS is how a connection was protected.
 type TLS struct {
-	Version    string `json:"version"`
-	Cipher     string `json:"cipher,omitempty"`
-	Group      string `json:"group,omitempty"`
-	ALPN       string `json:"alpn,omitempty"`
-	Resumed    bool   `json:"resumed,omitempty"`
-	Connection string `json:"connection,omitempty"`
-	PeerID     string `json:"peer_id,omitempty"`
-	PeerSerial string `json:"peer_serial,omitempty"`
+	Version    string `json:"version"`               // such as 1.3
+	Cipher     string `json:"cipher,omitempty"`      // the cipher suite
+	Group      string `json:"group,omitempty"`       // the key exchange
+	ALPN       string `json:"alpn,omitempty"`        // the protocol that was agreed on
+	Resumed    bool   `json:"resumed,omitempty"`     // whether it goes on with an earlier session
+	Connection string `json:"connection,omitempty"`  // a digest that both ends of the connection compute alike
+	PeerID     string `json:"peer_id,omitempty"`     // the SPIFFE ID at its far end
+	PeerSerial string `json:"peer_serial,omitempty"` // of the certificate at its far end
 }
 
 // Trace is the W3C trace context.
 type Trace struct {
-	TraceID  string `json:"trace_id,omitempty"`
-	SpanID   string `json:"span_id,omitempty"`
-	ParentID string `json:"parent_id,omitempty"`
+	TraceID  string `json:"trace_id,omitempty"`  // same at all hops
+	SpanID   string `json:"span_id,omitempty"`   // this event's own
+	ParentID string `json:"parent_id,omitempty"` // the span that this one is part of
 }
 
 // A Range counts lost events.
 type Range struct {
-	From  uint64 `json:"from"`
-	To    uint64 `json:"to"`
-	Count uint64 `json:"count"`
+	From  uint64 `json:"from"`  // the first of the entries
+	To    uint64 `json:"to"`    // the last of them
+	Count uint64 `json:"count"` // how many they are
 }
 
 // Repeated counts what else happened just like the event, of the same listener, reason
 // and address, and has no event of its own.
 type Repeated struct {
-	Count uint64 `json:"count"`
-	// First and Last are the times of the first and the last of them.
-	First time.Time `json:"first"`
-	Last  time.Time `json:"last"`
+	Count uint64    `json:"count"` // how many they are
+	First time.Time `json:"first"` // the time of the first of them
+	Last  time.Time `json:"last"`  // the time of the last of them
 }
 
 // LogFacts are some of the entries of a log.
 type LogFacts struct {
-	Name string `json:"name"`
-	// From and To are the first and the last of them, Count how many they are.
-	From  uint64 `json:"from"`
-	To    uint64 `json:"to"`
-	Count uint64 `json:"count"`
-	// Size is how many entries the log had then, and Root their RFC 6962 root hash in
-	// hexadecimal.
-	Size uint64 `json:"size,omitempty"`
-	Root string `json:"root,omitempty"`
+	Name  string `json:"name"`           // of the log
+	From  uint64 `json:"from"`           // the first of the entries
+	To    uint64 `json:"to"`             // the last of them
+	Count uint64 `json:"count"`          // how many they are
+	Size  uint64 `json:"size,omitempty"` // how many entries the log had then
+	Root  string `json:"root,omitempty"` // the RFC 6962 root hash of the log then, in hexadecimal
 }

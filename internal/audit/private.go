@@ -13,13 +13,11 @@ import (
 // verifies. The committed part has a salted commitment to it, Party.Person, which
 // says nothing once the salt is gone.
 type Private struct {
-	// Salt is fresh for each event: without it whoever guesses the subject could
-	// tell from the commitment that the guess is right.
-	Salt Salt `json:"salt"`
-	// Subject is that of a verified token, never of one that only claims it.
-	Subject string `json:"subject,omitempty"`
-	// Address is where that person's client connected from.
-	Address string `json:"address,omitempty"`
+	// 128 random bits of this event alone, without which whoever guesses the subject
+	// could tell from the commitment that the guess is right
+	Salt    Salt   `json:"salt"`
+	Subject string `json:"subject,omitempty"` // whom a verified token names, never one that only claims it
+	Address string `json:"address,omitempty"` // where that person's client connected from, at the gateway
 }
 
 // Hold is p of that subject and address, with a fresh salt.

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/parleymesh/parley/internal/audit"
+	"github.com/parleymesh/parley/internal/audit/xtest"
 	"github.com/parleymesh/parley/internal/clock"
 	"github.com/parleymesh/parley/internal/control"
 	"github.com/parleymesh/parley/internal/control/api"
@@ -53,6 +54,9 @@ func (m *memory) append(e *audit.Event) error {
 	}
 	body, err := audit.Encode(nil, e)
 	if err != nil {
+		return err
+	}
+	if err := xtest.Check(body); err != nil {
 		return err
 	}
 	m.put(body)

@@ -27,7 +27,10 @@ var where = map[string]func(name, value string) bool{
 }
 
 // inFunctions are reasons that stand in a function instead of a constant.
-var inFunctions = []string{"credential_not_yet_valid", "untrusted_domain", "chain_untrusted", "chain_too_long", "not_administrator"}
+var inFunctions = []string{
+	"credential_not_yet_valid", "untrusted_domain", "chain_untrusted", "chain_too_long", "not_administrator", "unchanged", "refused",
+	"join_unknown", "join_expired", "join_used", "no_identity",
+}
 
 // words are those of `parley status` about a connection.
 var words = []string{"observed", "unknown", "mixed", "exposed"}

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/parleymesh/parley/internal/audit"
+	"github.com/parleymesh/parley/internal/audit/xtest"
 	"github.com/parleymesh/parley/internal/call"
 	"github.com/parleymesh/parley/internal/gate"
 	"github.com/parleymesh/parley/internal/gate/authn"
@@ -54,6 +55,9 @@ func (l *log) Record(e *audit.Event) error {
 	}
 	kept, err := audit.Decode(body)
 	if err != nil {
+		return err
+	}
+	if err := xtest.Check(body); err != nil && e.Reason != gate.ReasonUnknownEnd { // which no listener of ours has
 		return err
 	}
 	l.events, l.bodies = append(l.events, kept), append(l.bodies, string(body))

@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/parleymesh/parley/internal/audit/xtest"
 	"github.com/parleymesh/parley/internal/clock"
 	"github.com/parleymesh/parley/internal/control/api"
 	"github.com/parleymesh/parley/internal/node"
@@ -54,7 +55,27 @@ func startWith(t *testing.T, cfg node.Config) *mesh {
 		t.Fatal(err)
 	}
 	t.Cleanup(m.api.Close)
+	t.Cleanup(m.checkEvents)
 	return m
+}
+
+// checkEvents holds whatever a test had recorded to what is published of events.
+func (m *mesh) checkEvents() {
+	var p api.ListEventsParams
+	for {
+		page, err := m.api.Events(context.Background(), p)
+		if err != nil {
+			return // the test has ended it
+		}
+		for _, entry := range page.Items {
+			if err := xtest.Check(entry.Event); err != nil && !entry.Pruned {
+				m.t.Error(err)
+			}
+		}
+		if p.Cursor = page.Next; p.Cursor == "" {
+			return
+		}
+	}
 }
 
 func config(t *testing.T, dir, text string) node.Config {
