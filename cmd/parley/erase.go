@@ -11,12 +11,12 @@ func (a *app) auditEraseCommand() *cobra.Command {
 	var r api.EraseRequest
 	var yes bool
 	cmd := &cobra.Command{
-		Use: "erase --subject SUBJECT", Short: "take a person out of the record; without --yes, say what that would be",
+		Use: "erase --subject SUBJECT", Short: "take a person out of the record, with --yes",
 		Long: `Of every event of the person, the subject, the address of the client and the
-salt that the hash was made with are destroyed. Which call it was, when, and what
-was decided stays, and every hash still verifies. What agents deliver later of the
-time before is erased as it arrives. That it was done is recorded, without the
-subject. It cannot be undone.`,
+salt that the hash was made with are destroyed. Which call it was, when, and
+what was decided stays, and every hash still verifies. What agents deliver later
+of the time before is erased as it arrives. That it was done is recorded,
+without the subject. It cannot be undone.`,
 		Example: `  parley audit erase --subject alice
   parley audit erase --subject alice --issuer https://id.example.com --yes`,
 		Args: arguments(0, 0, "no arguments; name the person with --subject"),

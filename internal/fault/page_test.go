@@ -23,13 +23,14 @@ var where = map[string]func(name, value string) bool{
 	"../proxy/route/client.go":  func(string, string) bool { return true },
 	"../proxy/route/failure.go": func(string, string) bool { return true },
 	"../audit/spool/watch.go":   func(_, value string) bool { return strings.HasPrefix(value, "log_") },
+	"../store/checkpoint.go":    func(name, _ string) bool { return strings.HasPrefix(name, "fork") },
 	"../enrol/record.go":        func(name, _ string) bool { return strings.HasPrefix(name, "reason") },
 }
 
 // inFunctions are reasons that stand in a function instead of a constant.
 var inFunctions = []string{
 	"credential_not_yet_valid", "untrusted_domain", "chain_untrusted", "chain_too_long", "not_administrator", "unchanged", "refused",
-	"join_unknown", "join_expired", "join_used", "no_identity",
+	"join_unknown", "join_expired", "join_used", "no_identity", "fork_server",
 }
 
 // words are those of `parley status` about a connection.

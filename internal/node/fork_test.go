@@ -96,7 +96,7 @@ func TestAServerThatTakesBackItsPast(t *testing.T) {
 			if err != nil || len(l.Items) != 1 {
 				t.Fatalf("%d events, %v", len(l.Items), err)
 			}
-			if e, err := audit.Decode(l.Items[0].Event); err != nil || e.Host != "a" || e.Reason != "server" || e.Object.Name == "" {
+			if e, err := audit.Decode(l.Items[0].Event); err != nil || e.Host != "a" || e.Reason != "fork_server" || e.Object.Name == "" {
 				t.Errorf("recorded %s, %v", l.Items[0].Event, err)
 			}
 			for _, file := range []string{"server.pin", "server.fork"} {

@@ -229,9 +229,9 @@ func (s *Store) rootAt(ctx context.Context, db querier, log string, size, at uin
 
 // What contradicts a log.
 const (
-	forkEntry = "entry"
-	forkTree  = "tree"
-	forkKey   = "key"
+	forkEntry = "fork_entry"
+	forkTree  = "fork_tree"
+	forkKey   = "fork_key"
 )
 
 // forked records, once, that the writer of a log contradicts it: evidence that

@@ -113,7 +113,7 @@ func (a *Agent) lookAtServer(ctx context.Context, x *exchange) error {
 		now := a.cfg.Clock.Now()
 		a.Record(&audit.Event{
 			ID: audit.NewID(now), Time: now, Class: audit.Security, Action: audit.Forked, Outcome: audit.Denied,
-			Reason: "server", Message: fork.Error(), Object: &audit.Object{Kind: "log", Name: fork.Origin},
+			Reason: "fork_server", Message: fork.Error(), Object: &audit.Object{Kind: "log", Name: fork.Origin},
 		})
 		a.changed.send()
 	}

@@ -162,7 +162,7 @@ func testForks(t *testing.T, db Database) {
 			t.Errorf("event %s", f.Body)
 		}
 	}
-	if fmt.Sprint(reasons) != "map[entry:1 key:1 tree:1]" {
+	if fmt.Sprint(reasons) != "map[fork_entry:1 fork_key:1 fork_tree:1]" {
 		t.Errorf("recorded: %v, want each kind once", reasons)
 	}
 	reports, err := s.VerifyLogs(t.Context())
