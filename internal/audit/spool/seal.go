@@ -124,6 +124,7 @@ func (s *Spool) sealMapped(last bool) error {
 		}
 	}
 	g := work[len(work)-1]
+	g.ready(ends[len(work)-1])
 	err := guard(func() { s.sign(g) })
 	if err == nil && last {
 		err = guard(func() { clear(g.data[offBoot : offBoot+len(s.boot)]) })

@@ -81,6 +81,7 @@ type segment struct {
 
 	// For the sealer alone.
 	sealOff  int // offset behind the last sealed record
+	readied  int // up to where the pages are mapped
 	sealNext uint64
 	durable  bool         // its name is on the disk
 	edge     []audit.Hash // of the tree at first; unknown where edged is false
