@@ -48,10 +48,10 @@ func TestHashKey(t *testing.T) {
 }
 
 // One made anew is five allocations; the race detector loses one of four of a pool.
-func TestHashAllocatesNothing(t *testing.T) {
+func TestHashAllocations(t *testing.T) {
 	k := audit.NewHashKey(audit.DeriveKey([]byte("secret"), "paths"))
 	path := "/orders/" + strings.Repeat("4711", 20)
-	if n := testing.AllocsPerRun(500, func() { k.Hash(path) }); n > 2 {
-		t.Errorf("%v allocations, want 0", n)
+	if n := testing.AllocsPerRun(500, func() { k.Hash(path) }); n > 2 && !racing {
+		t.Errorf("%v allocations, want 2 at most: of what escapes into the hash", n)
 	}
 }
