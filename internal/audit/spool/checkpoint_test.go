@@ -224,3 +224,36 @@ func FuzzStand(f *testing.F) {
 		}
 	})
 }
+
+// A loss of power keeps some pages of what was not synced and not others. What was lost
+// there was never signed nor collected, and so nothing keeps the log from being signed
+// on, now and after any later start.
+func TestALogIsSignedOnAfterALossOfPower(t *testing.T) {
+	t.Parallel()
+	dir, keys := t.TempDir(), keyring{}
+	s := openSigned(t, dir, keys)
+	record(t, s, 0, 5)
+	if err := spool.Seal(s); err != nil {
+		t.Fatal(err)
+	}
+	record(t, s, 5, 4)
+	dir = killed(t, dir)
+	change(t, dir, func(d []byte) []byte {
+		at := offsets(d, 9)
+		clear(d[at[6]:at[7]])
+		d[spool.OffBoot]++
+		return d
+	})
+	for next := uint64(10); next < 14; next += 2 { // with the event of the loss of power
+		s = openSigned(t, dir, keys)
+		record(t, s, int(next), 1)
+		if err := spool.Seal(s); err != nil {
+			t.Fatal(err)
+		}
+		signedFor(t, s, next+1)
+		report, err := s.Verify()
+		verified(t, report, err)
+		record(t, s, int(next)+1, 1)
+		dir = killed(t, dir)
+	}
+}

@@ -136,13 +136,15 @@ func TestVerifyNamesThePlace(t *testing.T) {
 func TestRecovery(t *testing.T) {
 	t.Parallel()
 	zero := func(d []byte, from, to int) []byte { clear(d[from:to]); return d }
-	gaps := func(n int, at ...int) []string {
+	lost := func(reason string, n int, at []int) []string {
 		ids := series(0, n)
 		for _, i := range at {
-			ids[i] = "log_damaged:1"
+			ids[i] = reason + ":1"
 		}
 		return ids
 	}
+	gaps := func(n int, at ...int) []string { return lost("log_damaged", n, at) }
+	torn := func(n int, at ...int) []string { return lost("not_sealed", n, at) }
 	for name, tt := range map[string]struct {
 		log  func(testing.TB, int) string
 		edit func([]byte) []byte
@@ -154,8 +156,8 @@ func TestRecovery(t *testing.T) {
 			copy(d[end+8:], strings.Repeat("half a record", 20)) // all but the word
 			return d
 		}, series(0, 9)},
-		"a hole in what was not synced": {unsealed, func(d []byte) []byte { at := offsets(d, 9); return zero(d, at[3], at[5]) }, gaps(9, 3, 4)},
-		"a torn body":                   {unsealed, func(d []byte) []byte { at := offsets(d, 9); return zero(d, at[3]+100, at[4]) }, gaps(9, 3)},
+		"a hole in what was not synced": {unsealed, func(d []byte) []byte { at := offsets(d, 9); return zero(d, at[3], at[5]) }, torn(9, 3, 4)},
+		"a torn body":                   {unsealed, func(d []byte) []byte { at := offsets(d, 9); return zero(d, at[3]+100, at[4]) }, torn(9, 3)},
 		"a torn leaf hash": {unsealed, func(d []byte) []byte {
 			copy(d[offsets(d, 9)[3]+spool.OffLeaf:], "half of a leaf")
 			return d

@@ -61,12 +61,15 @@ type contents struct {
 	losses  []loss
 	tail    int  // offset behind the last record
 	sealed  bool // every record is marked as sealed
-	owed    uint32
-	boot    [16]byte
-	edge    []audit.Hash // of the tree at the first record, if edged
-	edged   bool
-	stands  []*stand // the whole checkpoints, older first
-	text    []byte   // scratch
+	// fresh is the first entry that was not sealed: unended where that is not
+	// known, as of a segment with another behind it.
+	fresh  uint64
+	owed   uint32
+	boot   [16]byte
+	edge   []audit.Hash // of the tree at the first record, if edged
+	edged  bool
+	stands []*stand // the whole checkpoints, older first
+	text   []byte   // scratch
 }
 
 // unended is the end of a segment that may still grow: no index reaches it.
@@ -76,8 +79,14 @@ const unended = 1 << 63
 // entry of the segment behind it, or unended for the last segment. It never
 // panics, whatever data holds.
 func inspect(data []byte, first, end uint64) *contents {
-	c := &contents{tail: headerSize}
+	c := &contents{tail: headerSize, fresh: unended}
 	marked := c.readHeader(data, first)
+	if c.header == nil && end == unended {
+		c.fresh = first + uint64(marked)
+		for _, st := range c.stands {
+			c.fresh = max(c.fresh, st.size)
+		}
+	}
 	next := first
 	for {
 		r, size, ok := parse(data, c.tail)

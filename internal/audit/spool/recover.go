@@ -305,7 +305,7 @@ func (s *Spool) repair(g *segment, c *contents, budget *uint64, keeping bool) er
 		}
 		*budget -= n
 		for i := l.from; i <= l.to; i++ {
-			body, err := pack(nil, s.gapEvent("log_damaged", fmt.Sprintf("entry %d in %s %s", i, filepath.Base(g.path), l.why), i, 1))
+			body, err := pack(nil, s.gapEvent(c.lossReason(i), fmt.Sprintf("entry %d in %s %s", i, filepath.Base(g.path), l.why), i, 1))
 			if err != nil {
 				return fmt.Errorf("repair audit log: %w", err)
 			}
@@ -342,6 +342,18 @@ func (s *Spool) repair(g *segment, c *contents, budget *uint64, keeping bool) er
 	g.data, g.file, g.info, g.end = made.data, made.file, made.info, made.end
 	g.sealOff, g.sealNext, g.durable, g.edge, g.edged, g.ill = made.sealOff, made.sealNext, true, made.edge, made.edged, ""
 	return nil
+}
+
+// notSealed is the reason of a gap in the place of an entry that was lost before it was
+// sealed, mostly with the power: nobody has signed or collected it.
+const notSealed = "not_sealed"
+
+// lossReason is that of the gap at index.
+func (c *contents) lossReason(index uint64) string {
+	if index < c.fresh {
+		return string(damaged)
+	}
+	return notSealed
 }
 
 // replace puts g in the place of path, durably, and keeps what was there if that is

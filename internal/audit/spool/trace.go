@@ -93,7 +93,8 @@ func (t *tracer) at(next uint64, stands *[]*stand) (wrong []string) {
 	return wrong
 }
 
-// lostEntry says that an entry stands for another one, which was damaged.
+// lostEntry says that an entry stands for another one in the tree, which was damaged
+// after it was sealed.
 func lostEntry(body []byte) bool {
 	if !bytes.Contains(body, []byte(audit.Gap)) {
 		return false
