@@ -32,11 +32,15 @@ type exchange struct {
 	server collect.Counterpart
 	pins   *witness.Witness
 
-	mu       sync.Mutex // guards what follows; held while they talk
-	stated   uint64     // the size of the own log that the server has witnessed
-	said     string     // the last failure, which is logged once
-	own      error      // the server has another past of the own log
-	recorded bool       // that the server's log shows another past
+	// talking is full while they talk, which is as slow as the server, and guards what
+	// follows. It is no mutex, so that nobody waits for it longer than they want to.
+	talking  chan struct{}
+	stated   uint64 // the size of the own log that the server has witnessed
+	said     string // the last failure, which is logged once
+	recorded bool   // that the server's log shows another past
+
+	mu  sync.Mutex // guards own
+	own error      // the server has another past of the own log
 }
 
 func newExchange(cfg *Config, log string) (*exchange, error) {
@@ -45,7 +49,9 @@ func newExchange(cfg *Config, log string) (*exchange, error) {
 		return nil, err
 	}
 	pins, err := witness.Open(filepath.Join(cfg.Dir, "log", pinsDir), key, cfg.Clock)
-	return &exchange{server: cfg.Counterpart, pins: pins, recorded: err == nil && len(pins.Forks()) > 0}, err
+	return &exchange{
+		server: cfg.Counterpart, pins: pins, talking: make(chan struct{}, 1), recorded: err == nil && len(pins.Forks()) > 0,
+	}, err
 }
 
 // exchanging goes on until ctx ends.
@@ -62,8 +68,12 @@ func (a *Agent) exchanging(ctx context.Context) error {
 // exchange shows the server the agent's log, and looks at the server's.
 func (a *Agent) exchange(ctx context.Context) {
 	x := a.logs
-	x.mu.Lock()
-	defer x.mu.Unlock()
+	select {
+	case x.talking <- struct{}{}:
+		defer func() { <-x.talking }()
+	case <-ctx.Done():
+		return
+	}
 	err := errors.Join(a.state(ctx, x), a.lookAtServer(ctx, x))
 	if ctx.Err() != nil || errors.Is(err, errors.ErrUnsupported) {
 		return // it is over; or the server is an older one
@@ -88,11 +98,20 @@ func (a *Agent) state(ctx context.Context, x *exchange) error {
 	receipt, err := x.server.Witness(ctx, a.spool.Log(), collect.Statement{Host: a.cfg.Host, Key: a.spool.Key().String(), Note: note})
 	switch known := fault.All(err); {
 	case errors.Is(err, collect.ErrFork), errors.Is(err, collect.ErrKey), len(known) > 0 && known[0].Code == fault.LogForked:
-		x.own = err
+		x.contradicted(err)
 	case err == nil && len(receipt) > 0:
-		x.stated, x.own = size, nil
+		x.stated = size
+		x.contradicted(nil)
 	}
 	return err
+}
+
+// contradicted notes that the server has another past of the own log, or with nil that
+// it has not.
+func (x *exchange) contradicted(err error) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.own = err
 }
 
 // lookAtServer pins what the server's log has become, or records that it is not what
