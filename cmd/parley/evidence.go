@@ -147,6 +147,10 @@ func (a *app) export(cmd *cobra.Command, c *api.Client, dir string, l *api.LogIn
 	if l.Checkpoint == "" {
 		return e, nil
 	}
+	// The server is not believed where files go on this machine: a name of dots is a way out.
+	if !audit.ValidLogName(l.Log) || strings.Trim(l.Log, ".") == "" {
+		return e, fault.New(fault.LogBroken, "see what it is: parley audit verify", "the server has a log %q, which no log is called", l.Log)
+	}
 	w, err := tiles.OpenWriter(dir, l.Origin)
 	if err != nil {
 		return e, exportFault(dir, err)
