@@ -4,6 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
+	"slices"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -156,5 +159,34 @@ func TestNoSpaceForANewLog(t *testing.T) {
 	s := openOn(t, d, dir) // the lock and the directory are free
 	if s.Next() != 0 {
 		t.Errorf("next is %d", s.Next())
+	}
+}
+
+// A file that was prepared and could not be taken into use is none of the log's, and
+// what was recorded elsewhere meanwhile stays.
+func TestASpareThatCouldNotBeUsed(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	s := open(t, dir)
+	record(t, s, 0, 2) // so many that some room is left in the end
+	long := event("long")
+	long.Message, long.Call.Path = strings.Repeat("x", 20_000), "/"+strings.Repeat("x", 20_000)
+	for refused := false; !refused; { // until there is room for a short one alone
+		inTheWay := filepath.Join(dir, fmt.Sprintf("%020d.seg", s.Next()))
+		if err := os.Mkdir(inTheWay, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		refused = s.Record(long) != nil
+		if err := os.Remove(inTheWay); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.Record(event("short")); err != nil {
+		t.Fatal(err)
+	}
+	again := open(t, killed(t, dir))
+	got := ids(t, again, 0, all(t, again, 0))
+	if last := got[len(got)-2:]; !slices.Equal(last, []string{"not_recorded:1", "short"}) {
+		t.Errorf("the log ends with %q", last)
 	}
 }

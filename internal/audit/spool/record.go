@@ -229,6 +229,8 @@ func (s *Spool) rotate(from **segment) error {
 		err = os.Rename(g.path, path)
 	}
 	if err != nil {
+		// It would get its name at the next start, and end the file before it too early.
+		_ = guard(func() { clear(g.data[:len(magic)]) })
 		g.drop()
 		poke(s.seal)
 		return fmt.Errorf("new segment of the audit log: %w", err)
