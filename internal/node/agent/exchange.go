@@ -36,11 +36,18 @@ type exchange struct {
 	// follows. It is no mutex, so that nobody waits for it longer than they want to.
 	talking  chan struct{}
 	stated   uint64 // the size of the own log that the server has witnessed
+	early    *note  // what the server had too little of the log for, nil for nothing
 	said     string // the last failure, which is logged once
 	recorded bool   // that the server's log shows another past
 
 	mu  sync.Mutex // guards own
 	own error      // the server has another past of the own log
+}
+
+// A note is a signed checkpoint of the own log.
+type note struct {
+	size uint64
+	text []byte
 }
 
 func newExchange(cfg *Config, log string) (*exchange, error) {
@@ -88,22 +95,39 @@ func (a *Agent) exchange(ctx context.Context) {
 	x.said = text
 }
 
-// state hands over the newest checkpoint of the agent's log, once the server has what
-// it is of.
+// state hands over the newest checkpoint of the agent's log. As long as events come
+// faster than they are collected, the server has never all that it is of: then it is
+// shown that of the time before, too.
 func (a *Agent) state(ctx context.Context, x *exchange) error {
-	size, note := a.spool.Checkpoint()
-	if size == 0 || size == x.stated {
+	newest := new(note)
+	newest.size, newest.text = a.spool.Checkpoint()
+	if newest.size == 0 || newest.size == x.stated {
 		return nil
 	}
-	receipt, err := x.server.Witness(ctx, a.spool.Log(), collect.Statement{Host: a.cfg.Host, Key: a.spool.Key().String(), Note: note})
+	taken, err := a.stateOne(ctx, x, newest)
+	if taken || err != nil {
+		return err
+	}
+	if x.early != nil {
+		if taken, err = a.stateOne(ctx, x, x.early); !taken {
+			return err
+		}
+	}
+	x.early = newest
+	return nil
+}
+
+// stateOne says whether the server has witnessed n.
+func (a *Agent) stateOne(ctx context.Context, x *exchange, n *note) (taken bool, err error) {
+	receipt, err := x.server.Witness(ctx, a.spool.Log(), collect.Statement{Host: a.cfg.Host, Key: a.spool.Key().String(), Note: n.text})
 	switch known := fault.All(err); {
 	case errors.Is(err, collect.ErrFork), errors.Is(err, collect.ErrKey), len(known) > 0 && known[0].Code == fault.LogForked:
 		x.contradicted(err)
 	case err == nil && len(receipt) > 0:
-		x.stated = size
+		x.stated, x.early, taken = n.size, nil, true
 		x.contradicted(nil)
 	}
-	return err
+	return taken, err
 }
 
 // contradicted notes that the server has another past of the own log, or with nil that

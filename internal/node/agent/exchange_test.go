@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"testing"
 	"time"
@@ -26,6 +27,23 @@ func (s silent) Witness(ctx context.Context, _ string, _ collect.Statement) ([]b
 func (s silent) Growth(ctx context.Context, _ uint64) (*collect.Growth, error) {
 	<-ctx.Done()
 	return nil, ctx.Err()
+}
+
+// slow is a server that has collected so many entries; it notes of how many it has
+// witnessed a checkpoint.
+type slow struct{ has, witnessed uint64 }
+
+func (s *slow) Witness(_ context.Context, _ string, st collect.Statement) ([]byte, error) {
+	c, err := checkpoint.Unverified(st.Note)
+	if err != nil || c.Size > s.has {
+		return nil, err
+	}
+	s.witnessed = max(s.witnessed, c.Size)
+	return st.Note, nil
+}
+
+func (*slow) Growth(context.Context, uint64) (*collect.Growth, error) {
+	return nil, errors.ErrUnsupported
 }
 
 // exchanger is an agent that has nothing but a log, with one event, and a server to
@@ -53,18 +71,39 @@ func exchanger(t *testing.T, server collect.Counterpart) *Agent {
 		cfg: Config{Host: "a", Clock: clock.System{}, Logger: logger}, spool: sp,
 		logs: &exchange{server: server, pins: pins, talking: make(chan struct{}, 1)},
 	}
-	now := time.Now()
-	if err := sp.Record(&audit.Event{ID: audit.NewID(now), Time: now, Class: audit.Security, Action: audit.ServerStarted, Outcome: audit.Success, Host: "a", Reporter: "agent"}); err != nil {
-		t.Fatal(err)
-	}
 	ctx, stop := context.WithCancel(t.Context())
 	ran := make(chan error)
 	go func() { ran <- sp.Run(ctx) }()
 	t.Cleanup(func() { stop(); <-ran })
-	if err := sp.Wait(ctx, 0); err != nil {
+	a.append(t)
+	return a
+}
+
+// append adds an event to the log, and waits until it is signed.
+func (a *Agent) append(t *testing.T) {
+	t.Helper()
+	next, now := a.spool.Next(), time.Now()
+	if err := a.spool.Record(&audit.Event{ID: audit.NewID(now), Time: now, Class: audit.Security, Action: audit.ServerStarted, Outcome: audit.Success, Host: "a", Reporter: "agent"}); err != nil {
 		t.Fatal(err)
 	}
-	return a
+	if err := a.spool.Wait(t.Context(), next); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A server that is always behind with collecting witnesses the log all the same.
+func TestALogThatGrowsAllTheTimeIsWitnessed(t *testing.T) {
+	t.Parallel()
+	server := new(slow)
+	a := exchanger(t, server)
+	for round := range 5 {
+		a.exchange(t.Context())
+		if want := uint64(round); server.witnessed != want {
+			t.Errorf("of %d entries, of which the server has %d, %d are witnessed, want %d", a.spool.Next(), server.has, server.witnessed, want)
+		}
+		server.has = a.spool.Next() // by the next time
+		a.append(t)
+	}
 }
 
 // A server that does not answer holds up neither the agent's report nor a question that
