@@ -118,15 +118,19 @@ func (f *floods) over(now time.Time, all bool) (untold []*repeats) {
 func (g *Gate) Told(all bool) {
 	now := g.cfg.Clock.Now()
 	for _, rep := range g.floods.over(now, all) {
-		e := &rep.last.event
-		e.ID, e.Time, e.Repeated = audit.NewID(now), rep.Last.UTC(), &rep.Repeated
-		e.Repeated.Count-- // one of them is the event itself
-		if e.Repeated.Count == 0 {
-			e.Repeated = nil
-		}
-		rep.last.call.Duration = 0
-		g.record(e)
+		g.record(rep.lastly(now))
 	}
+}
+
+// lastly is the event of what was not recorded. It is another than the last: whoever
+// was counted just before may still ask for the id of that.
+func (rep *repeats) lastly(now time.Time) *audit.Event {
+	e := &rep.last.clone().event
+	e.ID, e.Time, e.Call.Duration = audit.NewID(now), rep.Last.UTC(), 0
+	if rep.Count--; rep.Count > 0 { // one of them is the event itself
+		e.Repeated = &rep.Repeated
+	}
+	return e
 }
 
 // clone is rec, for longer than it is in use.
