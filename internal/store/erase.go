@@ -99,7 +99,7 @@ func (s *Store) ofPerson(ctx context.Context, q interface {
 			if err != nil {
 				return fmt.Errorf("entry %d of %s: %w", f.Index, f.Log, err)
 			}
-			if p.Issuer != "" && e.Caller.Issuer != p.Issuer {
+			if p.Issuer != "" && (e.Caller == nil || e.Caller.Issuer != p.Issuer) {
 				continue
 			}
 			if err := each(f); err != nil {
@@ -150,7 +150,7 @@ func (s *Store) forget(ctx context.Context, tx *sql.Tx, entries []audit.Entry, c
 		if err != nil && !errors.Is(err, sql.ErrNoRows) {
 			return nil, nil, err
 		}
-		if c.time >= before.Int64 {
+		if !before.Valid || c.time >= before.Int64 {
 			continue
 		}
 		body := audit.Committed(entries[i].Body)

@@ -79,3 +79,19 @@ func traces(t testing.TB, dir, text string) (n int) {
 	}
 	return n
 }
+
+// Whoever was not erased stays, at whatever time the clock of a host was.
+func TestErasureOfOneTakesNobodyElse(t *testing.T) {
+	t.Parallel()
+	s := xtest.Open(t, file(filepath.Join(t.TempDir(), "parley.db")), clock.System{})
+	if _, err := s.Erase(t.Context(), control.Person{Subject: "alice"}, xtest.Event(audit.Erased)); err != nil {
+		t.Fatal(err)
+	}
+	long := time.Date(1969, 7, 20, 20, 17, 0, 0, time.UTC)
+	if err := s.Collect(t.Context(), "vm1", []audit.Entry{xtest.OfPerson(t, "vm1", 0, "bob", "https://a.example", long)}); err != nil {
+		t.Fatal(err)
+	}
+	if found, err := s.Search(t.Context(), control.Filter{Subject: "bob"}); err != nil || len(found) != 1 {
+		t.Errorf("found %v, %v", found, err)
+	}
+}
