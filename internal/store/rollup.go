@@ -82,7 +82,8 @@ const addMinute = `INSERT INTO edge_minute (minute, caller, callee, calls, refus
 const addActions = `INSERT INTO action_minute (minute, action, outcome, events) VALUES ($1, $2, $3, $4)
 	ON CONFLICT (minute, action, outcome) DO UPDATE SET events = action_minute.events + excluded.events`
 
-// roll adds what entries count for to the minutes of edges and of actions.
+// roll adds what entries count for to the minutes of edges and of actions. What a host
+// says is still to come counts for now: it would be recent for ever otherwise.
 func (s *Store) roll(ctx context.Context, tx *sql.Tx, cols []columns) error {
 	type minute struct {
 		edge
@@ -93,8 +94,14 @@ func (s *Store) roll(ctx context.Context, tx *sql.Tx, cols []columns) error {
 		at              int64
 	}
 	sums, events := map[minute]tally{}, map[actions]int{}
+	now := s.cfg.Clock.Now()
+	latest := micro(now.Add(maxBehind)) // no clock is right
 	for i := range cols {
-		c := &cols[i]
+		c := cols[i]
+		if c.time > latest {
+			c.time = micro(now)
+			c.tally.last = min(c.tally.last, c.time)
+		}
 		at := c.time - c.time%time.Minute.Microseconds()
 		events[actions{c.action, c.outcome, at}]++
 		if c.tally.calls == 0 {

@@ -85,7 +85,7 @@ func testLogs(t *testing.T, db Database) {
 	if err := s.Collect(t.Context(), "agent", all); err != nil {
 		t.Fatal(err)
 	}
-	gap := &audit.Event{ID: "gap", Time: noon.Add(time.Hour), Class: audit.Security, Action: audit.Gap, Outcome: audit.Failure, Gap: &audit.Range{From: 20, To: 29, Count: 9}}
+	gap := &audit.Event{ID: "gap", Time: noon.Add(2 * time.Minute), Class: audit.Security, Action: audit.Gap, Outcome: audit.Failure, Gap: &audit.Range{From: 20, To: 29, Count: 9}}
 	all = append(all, Entry(t, "agent", 20, gap))
 	if err := s.Collect(t.Context(), "agent", all[20:]); err != nil {
 		t.Fatal(err)
@@ -112,7 +112,7 @@ func testLogs(t *testing.T, db Database) {
 	}
 	stats, err := s.LogStats(t.Context())
 	wantStats := []api.LogStats{
-		{Log: "agent", Entries: 21, Bytes: int64(bytes), Oldest: noon.Truncate(time.Microsecond), Newest: noon.Add(time.Hour).Truncate(time.Microsecond), Gaps: 1, Lost: 9, Unsigned: 6},
+		{Log: "agent", Entries: 21, Bytes: int64(bytes), Oldest: noon.Truncate(time.Microsecond), Newest: noon.Add(2 * time.Minute).Truncate(time.Microsecond), Gaps: 1, Lost: 9, Unsigned: 6},
 		{Log: s.LogName()},
 	}
 	if diff := cmp.Diff(wantStats, stats); err != nil || diff != "" {

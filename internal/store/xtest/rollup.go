@@ -110,6 +110,20 @@ func testEdges(t *testing.T, db Database) {
 	}
 }
 
+// A host whose clock is years ahead makes no edge that is recent for ever.
+func testEdgesToCome(t *testing.T, db Database) {
+	s := db.open(t, &at{now: noon})
+	feed(t, s, "host1-00000001", called("inbound", "web", "orders", noon.AddDate(60, 0, 0), audit.Allowed))
+	want := []api.EdgeStatus{{From: "web", To: "orders", Calls: 1, Protection: "mtls", Last: noon}}
+	got, err := s.Edges(t.Context(), noon)
+	if diff := cmp.Diff(want, got); err != nil || diff != "" {
+		t.Errorf("%v\n%s", err, diff)
+	}
+	if got, err := s.Edges(t.Context(), noon.Add(time.Hour)); err != nil || len(got) > 0 {
+		t.Errorf("an hour later: %+v, %v", got, err)
+	}
+}
+
 // Batches and repeated deliveries count each call once.
 func testEdgesAddUp(t *testing.T, db Database) {
 	s := db.open(t, &at{now: noon})

@@ -69,6 +69,7 @@ func Run(t *testing.T, db Database) {
 		"order of text":           testOrderOfText,
 		"strange text":            testStrangeText,
 		"edges":                   testEdges,
+		"edges to come":           testEdgesToCome,
 		"edges add up":            testEdgesAddUp,
 		"audit status":            testAuditStatus,
 		"prune":                   testPrune,
