@@ -121,9 +121,12 @@ func Wipe(body []byte) []byte {
 	if !private {
 		return body[:end]
 	}
+	return wipeCanonical(body, end)[:end+1]
+}
+
+// wipeCanonical has body end at end.
+func wipeCanonical(body []byte, end int) []byte {
 	body[end] = '}'
-	for i := end + 1; i < len(body); i++ {
-		body[i] = ' '
-	}
-	return body[:end+1]
+	fill(body[end+1:], ' ')
+	return body
 }

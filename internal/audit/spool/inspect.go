@@ -2,7 +2,6 @@ package spool
 
 import (
 	"fmt"
-	"hash/crc32"
 
 	"github.com/parleymesh/parley/internal/audit"
 )
@@ -11,33 +10,52 @@ import (
 type record struct {
 	index uint64
 	leaf  audit.Hash
-	body  []byte // in the mapping
+	body  []byte // in the mapping, but for one that is torn
+	off   int
+	word  uint64
+	torn  bool // a process was killed while it wiped the body, or is at it
 }
 
 // parse reads the record at off, whatever its index. Nothing that it returns
-// was trusted before its sum was checked.
+// was trusted before its sum was checked. What is wiped meanwhile is read again.
 func parse(data []byte, off int) (r record, size int, ok bool) {
 	if off < 0 || len(data)-off < recordHead {
 		return r, 0, false
 	}
-	w := word(data, off).Load()
+	for {
+		w := word(data, off).Load()
+		if r, size, ok = parseAs(data, off, w); ok || word(data, off).Load() == w {
+			return r, size, ok
+		}
+	}
+}
+
+// parseAs reads the record at off, whose word is w.
+func parseAs(data []byte, off int, w uint64) (r record, size int, ok bool) {
 	n := int(w >> 32 & 0xffff)
 	if w>>48 != published || n == 0 || n > len(data)-off-recordHead {
 		return r, 0, false
 	}
 	r = record{
+		off: off, word: w,
 		index: order.Uint64(data[off+offIndex:]),
 		leaf:  audit.Hash(data[off+offLeaf : off+recordHead]),
 		body:  data[off+recordHead : off+recordHead+n],
 	}
-	sum := crc32.Update(crc32.Checksum(r.body, castagnoli), castagnoli, data[off+offIndex:off+offLeaf])
 	size = min(recordSize(n), len(data)-off)
 	for _, pad := range data[off+recordHead+n : off+size] {
 		if pad != 0 {
 			return r, 0, false
 		}
 	}
-	return r, size, sum == uint32(w)
+	whole := func(body []byte) bool {
+		return bodySum(body, data[off+offIndex:off+offLeaf]) == uint32(w)
+	}
+	if !whole(r.body) {
+		r.body = audit.Untear(r.body, whole)
+		r.torn = true
+	}
+	return r, size, r.body != nil
 }
 
 // A loss is a run of entries that a segment should hold and does not.
@@ -94,7 +112,12 @@ func inspect(data []byte, first, end uint64) *contents {
 			c.header = fmt.Errorf("the file goes on behind entry %d, with which the next one begins", end)
 		}
 		if ok && r.index == next && next < end {
-			c.add(r, next < first+uint64(marked))
+			if why := c.add(r, next < first+uint64(marked)); why != "" {
+				if word(data, c.tail).Load() != r.word {
+					continue // wiped while we looked
+				}
+				c.lose(next, next+1, why)
+			}
 			c.tail += size
 			next++
 			continue
@@ -147,23 +170,23 @@ func (c *contents) readHeader(data []byte, first uint64) uint32 {
 	return marked
 }
 
-// add takes a whole record. One that is not marked as sealed may have no leaf
-// hash yet, or one that a loss of power cut in two: it is computed again.
-func (c *contents) add(r record, sealed bool) {
+// add takes a whole record, or says what is wrong with it. One that is not marked as
+// sealed may have no leaf hash yet, or one that a loss of power cut in two: it is
+// computed again.
+func (c *contents) add(r record, sealed bool) (why string) {
 	text, err := canonical(c.text[:0], r.body)
 	if err != nil {
-		c.lose(r.index, r.index+1, "is no event")
-		return
+		return "is no event"
 	}
 	c.text = text
 	if want := audit.LeafHash(text); r.leaf != want {
 		if sealed {
-			c.lose(r.index, r.index+1, "does not have the leaf hash of its body")
-			return
+			return "does not have the leaf hash of its body"
 		}
 		r.leaf = want
 	}
 	c.records = append(c.records, r)
+	return ""
 }
 
 // lose notes that the entries from..to-1 are not there.

@@ -19,7 +19,11 @@ import (
 const childDir = "PARLEY_TEST_SPOOL_CHILD"
 
 func TestMain(m *testing.M) {
-	if dir := os.Getenv(childDir); dir != "" {
+	for env, child := range map[string]func(dir string) error{childDir: child, childWipes: wiping} {
+		dir := os.Getenv(env)
+		if dir == "" {
+			continue
+		}
 		if err := child(dir); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)

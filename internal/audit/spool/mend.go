@@ -33,6 +33,7 @@ func (s *Spool) mend(found map[defect]string) error {
 		}
 	}
 	s.reader.drop()
+	s.wiped = wiper{}
 	for i, g := range segments {
 		s.mu.Lock()
 		ill, next := g.ill, s.next

@@ -124,10 +124,20 @@ func (s *Spool) seek(files []file, index uint64) (record, error) {
 }
 
 // Discard removes the segments all of whose entries are below before. The
-// newest stays, and so the log's name and position do.
+// newest stays, and so the log's name and position do. Of the entries below before
+// that stay, it wipes what is said of persons.
 func (s *Spool) Discard(before uint64) error {
 	s.reading.Lock()
 	defer s.reading.Unlock()
+	if err := s.remove(before); err != nil {
+		return err
+	}
+	s.wipe(before)
+	return nil
+}
+
+// remove is the part of Discard that is about whole segments.
+func (s *Spool) remove(before uint64) error {
 	for {
 		s.mu.Lock()
 		// Something of the second is sealed, so that its header is on the disk.

@@ -21,10 +21,12 @@ import (
 //
 // The sum covers the body and then the index. All but the word is written first;
 // the one atomic store of the word publishes the record. A process that is killed
-// in between leaves the word zero, and a zero word ends the segment.
+// in between leaves the word zero, and a zero word ends the segment. What is said of a
+// person is wiped from the body once it is collected: see wipe.go.
 const (
 	// published marks a word. No body has its first byte in it, so that none can look
-	// like a record to who searches for one behind a damaged place: see pack.
+	// like a record to who searches for one behind a damaged place: see pack. A
+	// commitment may have it: nobody can choose what that is.
 	published  = 0xF5FA
 	recordHead = 48
 	offIndex   = 8
@@ -32,6 +34,11 @@ const (
 )
 
 func recordSize(body int) int { return (recordHead + body + 7) &^ 7 }
+
+// bodySum is the sum of a record, whose index is given as it stands.
+func bodySum(body, index []byte) uint32 {
+	return crc32.Update(crc32.Checksum(body, castagnoli), castagnoli, index)
+}
 
 func publishedWord(length int, sum uint32) uint64 {
 	return published<<48 | uint64(length)<<32 | uint64(sum)

@@ -257,6 +257,11 @@ func (s *Spool) loadOne(f file, end uint64, budget *uint64, notes *[]note) (*seg
 		}
 		c = inspect(g.data, f.first, end)
 	}
+	for _, r := range c.records {
+		if r.torn {
+			copy(g.data[r.off+recordHead:], r.body)
+		}
+	}
 	g.end = c.tail
 	return g, c, nil
 }

@@ -98,9 +98,10 @@ type Spool struct {
 	// helpless is why the last attempt to mend something failed.
 	helpless string
 	dir      *os.File // the directory as it was opened
-	// reading guards reader and keeps files from being removed under a reader.
+	// reading guards reader and wiped, and keeps files from being removed under a reader.
 	reading sync.Mutex
 	reader  reader
+	wiped   wiper
 
 	// mu guards all below. It is never held over a system call but the rename
 	// that puts a prepared segment into use.
