@@ -25,7 +25,7 @@ func (a *app) auditCommand() *cobra.Command {
 }
 
 // eventFilter are the flags that select events.
-type eventFilter struct{ from, to, action, outcome, trace, request, subject string }
+type eventFilter struct{ from, to, action, outcome, trace, request, call, subject string }
 
 func (f *eventFilter) add(a *app, cmd *cobra.Command) {
 	s := cmd.Flags()
@@ -35,6 +35,7 @@ func (f *eventFilter) add(a *app, cmd *cobra.Command) {
 	s.StringVar(&f.outcome, "outcome", "", "allowed, denied, success or failure")
 	s.StringVar(&f.trace, "trace", "", "calls of this W3C trace `id`")
 	s.StringVar(&f.request, "request", "", "calls of this request `id`")
+	s.StringVar(&f.call, "call", "", "both ends of the call of this `id`")
 	s.StringVar(&f.subject, "subject", "", "calls of the person that a token names `so`")
 	for name, words := range map[string]cobra.CompletionFunc{
 		"from": a.live(0, services), "to": a.live(0, services), "action": completed(actions()), "outcome": completed(outcomes),
@@ -70,7 +71,7 @@ func (a *app) auditTailCommand() *cobra.Command {
 		show, end := a.eventRows(follow)
 		some := false
 		err := c.Tail(cmd.Context(), api.TailEventsParams{
-			From: f.from, To: f.to, Action: f.action, Outcome: f.outcome, TraceID: f.trace, RequestID: f.request, Subject: f.subject, Last: last, Follow: follow,
+			From: f.from, To: f.to, Action: f.action, Outcome: f.outcome, TraceID: f.trace, RequestID: f.request, CallID: f.call, Subject: f.subject, Last: last, Follow: follow,
 		}, func(e *api.Entry) error { some = true; return show(e) })
 		if err == nil && !some {
 			err = f.known(cmd.Context(), c)
@@ -126,7 +127,7 @@ func (a *app) auditSearchCommand() *cobra.Command {
 		return errors.Join(f.check(cmd), between("limit", limit, 1, 1000), badSince, badUntil)
 	}
 	cmd.RunE = a.ask(func(cmd *cobra.Command, c *api.Client, _ []string) error {
-		p.From, p.To, p.Action, p.Outcome, p.TraceID, p.RequestID, p.Subject, p.Limit = f.from, f.to, f.action, f.outcome, f.trace, f.request, f.subject, limit
+		p.From, p.To, p.Action, p.Outcome, p.TraceID, p.RequestID, p.CallID, p.Subject, p.Limit = f.from, f.to, f.action, f.outcome, f.trace, f.request, f.call, f.subject, limit
 		return a.search(cmd, c, p, f)
 	})
 	return cmd

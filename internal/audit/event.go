@@ -156,6 +156,7 @@ type CallFacts struct {
 	Protocol   string `json:"protocol"`              // http or tcp
 	Listener   string `json:"listener"`              // such as orders.inbound
 	RequestID  string `json:"request_id,omitempty"`  // same at all hops of a request
+	ID         string `json:"id,omitempty"`          // same at both ends of this call, and at no other's
 	Method     string `json:"method,omitempty"`      // of HTTP
 	Host       string `json:"host,omitempty"`        // the host that was asked for
 	Path       string `json:"path,omitempty"`        // canonical, without the query

@@ -74,6 +74,7 @@ const (
 	callBytesOut
 	callDuration
 	callUpstream
+	callID
 )
 
 const (
@@ -214,6 +215,7 @@ var fields = [...]struct {
 	callBytesOut:   {`,"bytes_out":`, asNumber},
 	callDuration:   {`,"duration_us":`, asNumber},
 	callUpstream:   {`,"upstream":`, asText},
+	callID:         {`,"id":`, asText},
 
 	fieldCaller:      {`,"caller":{`, asBegin},
 	fieldCallee:      {`,"callee":{`, asBegin},
@@ -412,6 +414,7 @@ func (p packer) call(c *CallFacts) packer {
 	p = p.str(callProtocol, c.Protocol)
 	p = p.str(callListener, c.Listener)
 	p = p.opt(callRequestID, c.RequestID)
+	p = p.opt(callID, c.ID)
 	p = p.opt(callMethod, c.Method)
 	p = p.opt(callHost, c.Host)
 	p = p.opt(callPath, c.Path)

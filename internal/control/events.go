@@ -27,7 +27,7 @@ func (o operations) ListEvents(ctx context.Context, r api.ListEventsRequestObjec
 		return nil, fault.New(fault.BadRequest, "leave one of them out", "newest and cursor contradict each other")
 	}
 	f := Filter{
-		From: p.From, To: p.To, Action: p.Action, Outcome: p.Outcome, TraceID: p.TraceID, RequestID: p.RequestID, Subject: p.Subject,
+		From: p.From, To: p.To, Action: p.Action, Outcome: p.Outcome, TraceID: p.TraceID, RequestID: p.RequestID, CallID: p.CallID, Subject: p.Subject,
 		Since: p.Since, Until: p.Until, After: after, Newest: p.Newest, Limit: limit + 1,
 	}
 	if f.Newest {

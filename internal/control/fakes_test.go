@@ -297,6 +297,7 @@ func matches(e *audit.Event, f *control.Filter) bool {
 		(f.Outcome == "" || string(e.Outcome) == f.Outcome) &&
 		(f.TraceID == "" || e.Trace != nil && e.Trace.TraceID == f.TraceID) &&
 		(f.Subject == "" || e.Subject() == f.Subject) &&
+		(f.CallID == "" || e.Call != nil && e.Call.ID == f.CallID) &&
 		(f.RequestID == "" || e.Call != nil && e.Call.RequestID == f.RequestID) &&
 		(f.Since.IsZero() || !e.Time.Before(f.Since)) && (f.Until.IsZero() || e.Time.Before(f.Until))
 }

@@ -112,7 +112,7 @@ func TestEveryOperationIsAnswered(t *testing.T) {
 func TestEveryParameterOfTheDocumentIsFound(t *testing.T) {
 	t.Parallel()
 	for _, op := range operations(t) {
-		if op.path == "/v1/audit/tail" && len(op.params) != 10 || op.path == "/v1/why" && !slices.Equal(op.params, []string{"decision", "from", "to", "method", "path"}) {
+		if op.path == "/v1/audit/tail" && len(op.params) != 11 || op.path == "/v1/why" && !slices.Equal(op.params, []string{"decision", "from", "to", "method", "path"}) {
 			t.Errorf("%s has %v", op.path, op.params)
 		}
 	}

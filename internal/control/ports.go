@@ -91,6 +91,7 @@ type Filter struct {
 	Outcome   string
 	TraceID   string
 	RequestID string
+	CallID    string // of both ends of a call
 	Subject   string // of whom an event is
 	Since     time.Time
 	Until     time.Time

@@ -32,7 +32,7 @@ func (o operations) TailEvents(ctx context.Context, r api.TailEventsRequestObjec
 	}
 	o.cfg.Collector.Settle(ctx)
 	t := &tail{server: o.Server, ctx: ctx, follow: p.Follow, filter: Filter{
-		From: p.From, To: p.To, Action: p.Action, Outcome: p.Outcome, TraceID: p.TraceID, RequestID: p.RequestID, Subject: p.Subject,
+		From: p.From, To: p.To, Action: p.Action, Outcome: p.Outcome, TraceID: p.TraceID, RequestID: p.RequestID, CallID: p.CallID, Subject: p.Subject,
 		After: after, Limit: tailBatch,
 	}}
 	if p.Cursor == "" {

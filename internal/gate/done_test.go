@@ -27,7 +27,7 @@ func TestEventOfAnInboundCall(t *testing.T) {
 		Schema: 1, ID: v.ID, Time: start, Class: audit.Access, Action: audit.Call, Outcome: audit.Allowed, Reason: "allowed",
 		Host: "host-1", Reporter: "agent",
 		Call: &audit.CallFacts{
-			End: "inbound", Protocol: "http", Listener: "orders.inbound", RequestID: "req-1", Method: "GET", Host: "orders", Path: "/orders/7",
+			End: "inbound", Protocol: "http", Listener: "orders.inbound", RequestID: "req-1", ID: strings.Repeat("b", 16), Method: "GET", Host: "orders", Path: "/orders/7",
 			Status: 201, GRPCStatus: new(int), Error: "client_closed", BytesIn: 3, BytesOut: 4, Duration: 1500, Upstream: "127.0.0.1:8080",
 		},
 		Caller:   &audit.Party{Service: "web", ID: id(t, "web"), Serial: "0a", Fingerprint: "0b", Address: "10.0.0.9:40000"},

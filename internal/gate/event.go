@@ -67,13 +67,28 @@ func (rec *record) release() { records.Put(rec) }
 // facts are the call's own.
 func (rec *record) facts(r *call.Request, o *call.Outcome) {
 	rec.call = audit.CallFacts{
-		End: string(r.End), Protocol: string(r.Protocol), Listener: r.Listener, RequestID: r.RequestID,
+		End: string(r.End), Protocol: string(r.Protocol), Listener: r.Listener, RequestID: r.RequestID, ID: callID(r, o),
 		Method: r.Method, Host: r.Host, Path: authn.Redact(r.Path),
 		Status: o.Status, GRPCStatus: o.GRPC, Error: o.Error, BytesIn: o.BytesIn, BytesOut: o.BytesOut, Upstream: o.Upstream,
 	}
 	if !r.Start.IsZero() {
 		rec.call.Duration = max(0, o.End.Sub(r.Start).Microseconds())
 	}
+}
+
+// callID is what both ends of a call have in common: of HTTP the span that the calling
+// end made and sent on (W3C Trace Context section 3.2), of TCP the connection.
+func callID(r *call.Request, o *call.Outcome) string {
+	inbound := r.End == call.Inbound
+	switch {
+	case r.Protocol == call.TCP && inbound:
+		return r.TLS.Connection
+	case r.Protocol == call.TCP:
+		return o.UpstreamTLS.Connection
+	case inbound:
+		return r.Trace.ParentID
+	}
+	return r.Trace.SpanID
 }
 
 // parties are both sides, as this end knows them.

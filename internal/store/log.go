@@ -62,8 +62,8 @@ const (
 	growLog       = `UPDATE log SET size = size + $1, bytes = bytes + $2, updated = $3 WHERE name = $4 RETURNING size`
 	holdLog       = `UPDATE log SET size = size WHERE name = $1 RETURNING size`
 	nextPositions = `UPDATE arrival SET last = last + $1 WHERE id = 1 RETURNING last`
-	entryColumns  = `(log, idx, position, leaf, body, event_id, time, action, outcome, caller, callee, trace_id, request_id, person)`
-	entryWidth    = 14
+	entryColumns  = `(log, idx, position, leaf, body, event_id, time, action, outcome, caller, callee, trace_id, request_id, call_id, person)`
+	entryWidth    = 15
 )
 
 // insertEntries is the statement that takes n entries.
@@ -90,7 +90,7 @@ func entryArgs(entries []audit.Entry, cols []columns, first int64) []any {
 	for i, n := range entries {
 		c := &cols[i]
 		args = append(args, n.Log, int64(n.Index), first+int64(i), n.Leaf[:], n.Body,
-			c.eventID, c.time, c.action, c.outcome, c.caller, c.callee, c.traceID, c.requestID, c.person)
+			c.eventID, c.time, c.action, c.outcome, c.caller, c.callee, c.traceID, c.requestID, c.callID, c.person)
 	}
 	return args
 }
@@ -206,8 +206,8 @@ func same(ctx context.Context, tx *sql.Tx, entries []audit.Entry) error {
 
 // found is what an event is found by: columns beside the body.
 type found struct {
-	eventID, action, outcome, caller, callee, traceID, requestID, person string
-	time                                                                 int64
+	eventID, action, outcome, caller, callee, traceID, requestID, callID, person string
+	time                                                                         int64
 }
 
 // columns are what the store reads out of an event.
@@ -226,7 +226,7 @@ func (s *Store) columnsOf(e *audit.Event) columns {
 	}
 	switch {
 	case e.Call != nil:
-		c.requestID = text(e.Call.RequestID)
+		c.requestID, c.callID = text(e.Call.RequestID), text(e.Call.ID)
 	case e.Actor != nil:
 		c.requestID = text(e.Actor.RequestID)
 	}

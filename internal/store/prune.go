@@ -78,7 +78,7 @@ func (s *Store) prune(ctx context.Context, tx *sql.Tx, old []oldEntry, event fun
 	bytes := map[string]int{}
 	for _, e := range old {
 		if _, err := tx.ExecContext(ctx, `UPDATE entry SET body = $1, time = 0, action = '', outcome = '', caller = '', callee = '',
-			trace_id = '', request_id = '', person = '' WHERE log = $2 AND idx = $3`, []byte{}, e.log, e.idx); err != nil {
+			trace_id = '', request_id = '', call_id = '', person = '' WHERE log = $2 AND idx = $3`, []byte{}, e.log, e.idx); err != nil {
 			return err
 		}
 		done = extend(done, control.StoredEvent{Entry: audit.Entry{Log: e.log, Index: uint64(e.idx)}})

@@ -54,6 +54,7 @@ func (s *Store) conditions(f control.Filter) (string, []any) {
 	for _, c := range []struct{ column, value string }{
 		{"trace_id", f.TraceID},
 		{"request_id", f.RequestID},
+		{"call_id", f.CallID},
 		{"person", s.hashes.person(f.Subject)},
 	} {
 		if c.value != "" {

@@ -247,10 +247,11 @@ func TestTreesAreMadeForWhatIsThere(t *testing.T) {
 	for _, table := range []string{"tile", "checkpoint", "log_key", "fork", "action_minute", "erasure"} {
 		s.Exec(t, `DROP TABLE `+table)
 	}
-	for _, index := range []string{"entry_pruned", "entry_person"} {
+	for _, index := range []string{"entry_pruned", "entry_person", "entry_call"} {
 		s.Exec(t, `DROP INDEX `+index)
 	}
 	s.Exec(t, `ALTER TABLE entry DROP COLUMN person`)
+	s.Exec(t, `ALTER TABLE entry DROP COLUMN call_id`)
 	s.Exec(t, `ALTER TABLE log DROP COLUMN bytes`)
 	s.Exec(t, `CREATE TABLE node (log TEXT, idx BIGINT, hash BYTEA)`)
 	s.Exec(t, `DELETE FROM migration WHERE version >= 6`)

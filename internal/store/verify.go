@@ -82,7 +82,7 @@ type verifier struct {
 // not verify is report.Fault, the first of it.
 func (v *verifier) run(ctx context.Context) error {
 	for v.report.Fault == "" {
-		rows, err := list(ctx, v.tx, scanRow, `SELECT idx, position, leaf, body, event_id, time, action, outcome, caller, callee, trace_id, request_id, person
+		rows, err := list(ctx, v.tx, scanRow, `SELECT idx, position, leaf, body, event_id, time, action, outcome, caller, callee, trace_id, request_id, call_id, person
 			FROM entry WHERE log = $1 AND idx >= $2 ORDER BY idx LIMIT $3`, v.report.Log, int64(v.tree.Size()), verifyPage)
 		if err != nil {
 			return err
@@ -241,7 +241,7 @@ type row struct {
 }
 
 func scanRow(rows *sql.Rows) (r row, err error) {
-	err = rows.Scan(&r.index, &r.position, &r.leaf, &r.body, &r.eventID, &r.time, &r.action, &r.outcome, &r.caller, &r.callee, &r.traceID, &r.requestID, &r.person)
+	err = rows.Scan(&r.index, &r.position, &r.leaf, &r.body, &r.eventID, &r.time, &r.action, &r.outcome, &r.caller, &r.callee, &r.traceID, &r.requestID, &r.callID, &r.person)
 	return r, err
 }
 
@@ -259,6 +259,7 @@ func (f found) differ(o found) (names []string) {
 		{"callee", f.callee == o.callee},
 		{"trace", f.traceID == o.traceID},
 		{"request", f.requestID == o.requestID},
+		{"call id", f.callID == o.callID},
 		{"person", f.person == o.person},
 	} {
 		if !c.same {

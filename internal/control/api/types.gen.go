@@ -1032,6 +1032,9 @@ type Version struct {
 // Action defines model for Action.
 type Action = string
 
+// CallID defines model for CallID.
+type CallID = string
+
 // Cursor defines model for Cursor.
 type Cursor = string
 
@@ -1074,6 +1077,9 @@ type ListEventsParams struct {
 	TraceID   TraceID   `form:"trace_id,omitempty" json:"trace_id,omitempty,omitzero"`
 	RequestID RequestID `form:"request_id,omitempty" json:"request_id,omitempty,omitzero"`
 
+	// CallID Of the two ends of one call.
+	CallID CallID `form:"call_id,omitempty" json:"call_id,omitempty,omitzero"`
+
 	// Subject Of whom an event is by a token.
 	Subject Subject `form:"subject,omitempty" json:"subject,omitempty,omitzero"`
 	Since   Since   `form:"since,omitempty" json:"since,omitempty,omitzero"`
@@ -1114,6 +1120,9 @@ type TailEventsParams struct {
 	Outcome   Outcome   `form:"outcome,omitempty" json:"outcome,omitempty,omitzero"`
 	TraceID   TraceID   `form:"trace_id,omitempty" json:"trace_id,omitempty,omitzero"`
 	RequestID RequestID `form:"request_id,omitempty" json:"request_id,omitempty,omitzero"`
+
+	// CallID Of the two ends of one call.
+	CallID CallID `form:"call_id,omitempty" json:"call_id,omitempty,omitzero"`
 
 	// Subject Of whom an event is by a token.
 	Subject Subject `form:"subject,omitempty" json:"subject,omitempty,omitzero"`

@@ -217,6 +217,7 @@ func testSearch(t *testing.T, db Database) {
 		"outcome":          {control.Filter{Outcome: "denied"}, "e1"},
 		"trace":            {control.Filter{TraceID: "t1"}, "e2"},
 		"request":          {control.Filter{RequestID: "r1"}, "e3"},
+		"call":             {control.Filter{CallID: "c1"}, "e3"},
 		"since":            {control.Filter{Since: noon.Add(4 * time.Second)}, "e4 e5"},
 		"until":            {control.Filter{Until: noon.Add(time.Second)}, "e0"},
 		"since and until":  {control.Filter{Since: noon.Add(time.Second), Until: noon.Add(3 * time.Second)}, "e1 e2"},
@@ -282,7 +283,7 @@ func searched(t testing.TB) []audit.Entry {
 		e(0, call("web", "orders")),
 		e(1, func(v *audit.Event) { call("web", "db")(v); v.Outcome = audit.Denied }),
 		e(2, func(v *audit.Event) { v.Caller = &audit.Party{ID: orders}; v.Trace = &audit.Trace{TraceID: "t1"} }),
-		e(3, func(v *audit.Event) { v.Call = &audit.CallFacts{RequestID: "r1"} }),
+		e(3, func(v *audit.Event) { v.Call = &audit.CallFacts{RequestID: "r1", ID: "c1"} }),
 		e(4, func(v *audit.Event) { v.Action = audit.ProcessRefused }),
 		e(5, call("web", "orders")),
 	}

@@ -184,7 +184,7 @@ func testStrangeText(t *testing.T, db Database) {
 	s := db.open(t, clock.System{})
 	const odd = "a\x00b"
 	e := called("inbound", odd, odd, noon, audit.Allowed)
-	e.Call.RequestID, e.Trace = odd, &audit.Trace{TraceID: odd}
+	e.Call.RequestID, e.Call.ID, e.Trace = odd, odd, &audit.Trace{TraceID: odd}
 	feed(t, s, "agent", e, called("edge", "", odd, noon, audit.Allowed))
 	r, k := revision("x"), key("k")
 	r.Message, r.Name, r.Actor, k.Name = odd, odd, odd, odd
@@ -194,7 +194,7 @@ func testStrangeText(t *testing.T, db Database) {
 	if err := s.CreateKey(t.Context(), k, Event(audit.KeyCreated)); err != nil {
 		t.Error(err)
 	}
-	for name, f := range map[string]control.Filter{"from": {From: odd}, "to": {To: odd, From: odd}, "request": {RequestID: odd}, "trace": {TraceID: odd}} {
+	for name, f := range map[string]control.Filter{"from": {From: odd}, "to": {To: odd, From: odd}, "request": {RequestID: odd}, "call": {CallID: odd}, "trace": {TraceID: odd}} {
 		if found, err := s.Search(t.Context(), f); err != nil || len(found) != 1 {
 			t.Errorf("%s: %d events, %v", name, len(found), err)
 		}
