@@ -163,9 +163,9 @@ func (b *banned) run(outlive bool) {
 	b.caller.forget()
 	b.app.forget()
 
+	since := time.Now() // refusals of one reason from one address are one event in ten seconds
 	b.cut()
 	b.refused("at once")
-	since := time.Now()
 	if got := openssl.ask("-sess_in", ticket); strings.Contains(got, "served") || strings.Contains(got, "HTTP/1.1") || !strings.Contains(got, "alert") {
 		t.Errorf("a ticket of before the ban, want an alert and nothing else:\n%s", got)
 	}

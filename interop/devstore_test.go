@@ -15,8 +15,10 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/parleymesh/parley/internal/audit/checkpoint"
 	"github.com/parleymesh/parley/internal/clock"
 	"github.com/parleymesh/parley/internal/fault"
+	"github.com/parleymesh/parley/internal/keys"
 	storetest "github.com/parleymesh/parley/internal/store/xtest"
 )
 
@@ -149,13 +151,33 @@ func TestDevOnPostgres(t *testing.T) {
 	nothingIn(t, r.dir, []byte(r.log.String()))
 }
 
+// unsealed is what a file of the data directory has.
+func unsealed(t *testing.T, r *running, file, purpose string) []byte {
+	t.Helper()
+	master, _, err := keys.OpenMaster(filepath.Join(r.dir, "data", "master.key"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := master.Open(filepath.Join(r.dir, "data", file), purpose)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return text
+}
+
 // replaced stops the process until another server has taken its database. When it
 // goes on it has to end by itself.
 func replaced(t *testing.T, r *running, c *cluster, database string) {
 	if err := r.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
-	next, err := storetest.Place{URL: c.url(database)}.Open(t.Context(), clock.System{})
+	// Another server is one with the same data directory, restored elsewhere.
+	key, err := checkpoint.ParseSigner(unsealed(t, r, "audit.key", "key of the audit log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	place := storetest.Place{URL: c.url(database), Key: key, Secret: unsealed(t, r, "audit.hash", "secret of the audit log's keyed hashes")}
+	next, err := place.Open(t.Context(), clock.System{})
 	if err != nil {
 		t.Fatal(err)
 	}

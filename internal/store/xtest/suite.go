@@ -29,6 +29,10 @@ import (
 type Place struct {
 	// Path and URL are those of store.Config; one of them is empty.
 	Path, URL string
+	// Key and Secret are those of the server whose database it is, in place of the
+	// suite's own.
+	Key    *checkpoint.Signer
+	Secret []byte
 }
 
 // A Database makes places for a test, each of them new.
@@ -88,11 +92,19 @@ func (p Place) Open(ctx context.Context, clk clock.Clock) (*store.Store, error) 
 }
 
 func (p Place) open(ctx context.Context, clk clock.Clock, existing bool) (*store.Store, error) {
-	s, err := store.Open(ctx, store.Config{Existing: existing, Path: p.Path, URL: p.URL, HashSecret: secret, Host: "host1", Clock: clk, Logger: slog.New(slog.DiscardHandler)})
+	hashes := p.Secret
+	if hashes == nil {
+		hashes = secret
+	}
+	s, err := store.Open(ctx, store.Config{Existing: existing, Path: p.Path, URL: p.URL, HashSecret: hashes, Host: "host1", Clock: clk, Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		return nil, err
 	}
-	if err := s.UseKey(ctx, Key(s.LogName())); err != nil {
+	key := p.Key
+	if key == nil {
+		key = Key(s.LogName())
+	}
+	if err := s.UseKey(ctx, key); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
 	return s, nil
