@@ -8,3 +8,12 @@ var (
 	Read     = read
 	ReadJSON = readJSON
 )
+
+// Wipe wipes a body in place, and returns its committed bytes.
+func Wipe(body []byte) []byte {
+	end, private := committedEnd(body)
+	if !private {
+		return body[:end]
+	}
+	return wipeCanonical(body, end)[:end+1]
+}

@@ -91,7 +91,7 @@ func decodeBinary(dst, text []byte) error {
 var privateKey = []byte(`,"private":{`)
 
 // committedEnd is how much of body comes before its private member, and whether
-// it has one. Without one it is the whole body, but for what Wipe left.
+// it has one. Without one it is the whole body, but for what wipeCanonical left.
 func committedEnd(body []byte) (end int, private bool) {
 	if bytes.HasSuffix(body, []byte("}}")) {
 		if i := bytes.Index(body, privateKey); i >= 0 {
@@ -112,19 +112,10 @@ func Committed(body []byte) []byte {
 	return append(body[:end:end], '}')
 }
 
-// Wipe overwrites the private member of body in place, and returns the committed
-// bytes, which are the beginning of body. What follows them is spaces, so that a
-// record whose length cannot change still has the leaf hash that it had:
-// Committed, and LeafHash, leave out the spaces at a body's end.
-func Wipe(body []byte) []byte {
-	end, private := committedEnd(body)
-	if !private {
-		return body[:end]
-	}
-	return wipeCanonical(body, end)[:end+1]
-}
-
-// wipeCanonical has body end at end.
+// wipeCanonical overwrites the private member of a body that has one, and begins at
+// end, in place. What follows the committed bytes is spaces, so that a record whose
+// length cannot change still has the leaf hash that it had: Committed, and LeafHash,
+// leave out the spaces at a body's end.
 func wipeCanonical(body []byte, end int) []byte {
 	body[end] = '}'
 	fill(body[end+1:], ' ')
